@@ -1,0 +1,261 @@
+"""The ONNX door: a file, or a `ModelProto`, to a `Program`.
+
+The road: look at the first bytes, parse, lift large weights out of the graph (mapped where they lie in external files), raise old
+opsets with the version converter, inline local functions, infer shapes, build the module, verify it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
+
+from qcc.ir import attributes as attr
+from qcc.ir import types
+from qcc.ir.dialects.schema import DIALECTS, latest_opset, lookup
+from qcc.ir.errors import BadInput, NotSupported
+from qcc.ir.program import Program
+from qcc.ir.weights import WeightStore
+
+from .onnx_graph import build_program
+
+OLDEST_OPSET = 7
+LOWEST_OPSET = 21
+"""Older models are raised to this opset: the first with blocked and 4-bit quantization."""
+HIGHEST_OPSET = 26
+"""ONNX Runtime 1.31 runs no newer one."""
+_LIFT_BYTES = 2048
+
+_MAGIC = (
+    (b"PK\x03\x04", "a zip archive (a .pt2 or .npz file, or a packed model)"),
+    (b"\x80\x02", "a Python pickle, which qcc never loads"),
+    (b"\x80\x03", "a Python pickle, which qcc never loads"),
+    (b"\x80\x04", "a Python pickle, which qcc never loads"),
+    (b"\x80\x05", "a Python pickle, which qcc never loads"),
+    (b"GGUF", "a GGUF file"),
+    (b"\x89HDF", "an HDF5 file"),
+)
+
+
+def read(path: Path) -> Program:
+    """The program of an ONNX file, with its external data mapped. `BadInput` or `NotSupported` say what is wrong and where."""
+    model = _parse(path)
+    store = WeightStore()
+    _map_external(model.graph, path, store)
+    return from_model(model, store, str(path))
+
+
+def from_model(model: ModelProto, store: WeightStore | None = None, name: str = "the model", *, lowest_opset: int = LOWEST_OPSET) -> Program:
+    """The program of a `ModelProto`. The proto is taken over: its weights move to the store."""
+    store = store if store is not None else WeightStore()
+    _check_opsets(model, name)
+    lifted = _lift_weights(model, store)
+    _check_structure(model, name)
+    if model.functions:
+        model = onnx.inliner.inline_local_functions(model)
+    model = _raise_opset(model, lowest_opset, name)
+    _check_domains(model.graph, {o.domain: o.version for o in model.opset_import}, name)
+    try:
+        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except (onnx.shape_inference.InferenceError, ValueError) as error:
+        raise BadInput(f"{name}: shapes do not fit: {_line(error)}", hint="check the model with onnx.checker") from error
+    program = build_program(model, store, lifted, name)
+    _check_values(store, name)
+    return program
+
+
+def _parse(path: Path) -> ModelProto:
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(8)
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror or error}", hint="give the path of a model file") from error
+    if not size:
+        raise BadInput(f"{path} is empty", hint="copy or export the model again")
+    for magic, what in _MAGIC:
+        if head.startswith(magic):
+            raise BadInput(f"{path} is {what}, not an ONNX model", hint="give an .onnx file, or use the file's own extension")
+    try:
+        model = onnx.load_model(os.fspath(path), load_external_data=False)
+    except (DecodeError, ValueError, OSError) as error:
+        raise BadInput(f"{path}: not an ONNX model, or truncated ({_line(error)})", hint="copy or export the model again") from error
+    if not model.ir_version or not (model.graph.node or model.graph.output):
+        raise BadInput(f"{path}: not an ONNX model: it has no graph", hint="copy or export the model again")
+    return model
+
+
+def _check_opsets(model: ModelProto, name: str) -> None:
+    if not any(o.domain in ("", "ai.onnx") for o in model.opset_import):
+        model.opset_import.append(helper.make_opsetid("", LOWEST_OPSET if not model.opset_import else 1 if model.ir_version < 3 else LOWEST_OPSET))
+    for entry in model.opset_import:
+        if entry.domain == "ai.onnx":
+            entry.domain = ""
+        if entry.domain:
+            continue
+        if entry.version < OLDEST_OPSET:
+            raise NotSupported(f"{name}: opset {entry.version} is older than {OLDEST_OPSET}", hint="export it at a newer opset")
+        if entry.version > HIGHEST_OPSET:
+            raise NotSupported(f"{name}: opset {entry.version} is newer than {HIGHEST_OPSET}, the last that ONNX Runtime runs", hint="export it at an older opset")
+    for node in _all_nodes(model.graph):
+        if node.domain == "ai.onnx":
+            node.domain = ""
+
+
+def _check_structure(model: ModelProto, name: str) -> None:
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        raise BadInput(f"{name}: not a valid ONNX graph: {_line(error)}", hint="check the model with onnx.checker") from error
+
+
+def _check_domains(graph: GraphProto, opsets: dict[str, int], name: str) -> None:
+    for node in _all_nodes(graph):
+        if node.domain not in DIALECTS:
+            known = ", ".join(d or "ai.onnx" for d in DIALECTS)
+            raise NotSupported(f"{name}: node {node.name!r}: operator {node.op_type} is of the unknown domain {node.domain!r}", hint=f"known domains: {known}")
+        if lookup(node.domain, node.op_type, opsets.get(node.domain, latest_opset(node.domain))) is None:
+            version = opsets.get(node.domain, "none")
+            raise NotSupported(f"{name}: node {node.name!r}: {node.domain or 'ai.onnx'} has no operator {node.op_type} at opset {version}")
+
+
+def _raise_opset(model: ModelProto, lowest: int, name: str) -> ModelProto:
+    version = next(o.version for o in model.opset_import if not o.domain)
+    if version >= lowest:
+        return model
+    try:
+        return onnx.version_converter.convert_version(model, lowest)
+    except (onnx.version_converter.ConvertError, RuntimeError, ValueError, IndexError) as error:
+        raise NotSupported(f"{name}: opset {version} could not be raised to {lowest}: {_line(error)}", hint=f"export it at opset {lowest} or newer") from error
+
+
+def _lift_weights(model: ModelProto, store: WeightStore) -> dict[str, str]:
+    """Move large tensors of the top graph to the store and leave graph inputs in their place; graph name -> store name.
+
+    As inputs they cost nothing to the checker, the version converter, the inliner and inference, and cannot grow past 2 GiB.
+    """
+    graph, lifted = model.graph, dict[str, str]()
+    initialized = {t.name for t in graph.initializer}
+    for value in [i for i in graph.input if i.name in initialized]:
+        graph.input.remove(value)
+
+    def lift(name: str, array: np.ndarray, key: str) -> None:
+        lifted[name] = key
+        graph.input.append(helper.make_tensor_value_info(name, types.element_of(array.dtype).onnx, array.shape))
+
+    kept: list[TensorProto] = []
+    for tensor in graph.initializer:
+        if tensor.name in store:
+            lift(tensor.name, store[tensor.name], tensor.name)
+        elif _bytes(tensor) > _LIFT_BYTES:
+            array = _to_array(tensor)
+            lift(tensor.name, array, store.add(tensor.name, array))
+        else:
+            kept.append(tensor)
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    nodes: list[NodeProto] = []
+    for node in graph.node:
+        tensor = _constant_tensor(node)
+        if tensor is None or _bytes(tensor) <= _LIFT_BYTES:
+            nodes.append(node)
+            continue
+        array = _to_array(tensor)
+        lift(node.output[0], array, store.add(node.output[0], array))
+    if len(nodes) != len(graph.node):
+        del graph.node[:]
+        graph.node.extend(nodes)
+    return lifted
+
+
+def _constant_tensor(node: NodeProto) -> TensorProto | None:
+    if node.op_type != "Constant" or node.domain:
+        return None
+    tensor = next((a.t for a in node.attribute if a.name == "value"), None)
+    return tensor if tensor is not None and tensor.data_type != TensorProto.STRING else None
+
+
+def _bytes(tensor: TensorProto) -> int:
+    if tensor.data_type in (TensorProto.STRING, TensorProto.UNDEFINED):
+        return 0
+    count = 1
+    for dim in tensor.dims:
+        count *= dim
+    return count * types.element_of(tensor.data_type).numpy.itemsize
+
+
+def _to_array(tensor: TensorProto) -> np.ndarray:
+    try:
+        return attr.to_array(tensor)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise BadInput(f"tensor {tensor.name!r}: its data does not fit its shape {list(tensor.dims)}", hint="the file is damaged: export it again") from error
+
+
+def _map_external(graph: GraphProto, path: Path, store: WeightStore) -> None:
+    """Map every external initializer into the store, and refuse files that are missing, too short or outside the model's folder."""
+    folder = path.parent.resolve()
+    for tensor in graph.initializer:
+        if tensor.data_location != TensorProto.EXTERNAL:
+            continue
+        entries = {e.key: e.value for e in tensor.external_data}
+        file = (folder / entries.get("location", "")).resolve()
+        if not file.is_relative_to(folder):
+            raise BadInput(f"{path}: tensor {tensor.name!r} points outside the model's folder: {entries.get('location')}", hint="keep external data beside the model")
+        if not file.is_file():
+            raise BadInput(f"{path}: the external data file {entries.get('location')!r} of tensor {tensor.name!r} is missing", hint=f"put it into {folder}")
+        row = types.element_of(tensor.data_type)
+        packed = tensor.data_type in (TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1, TensorProto.INT2, TensorProto.UINT2)
+        shape = tuple(tensor.dims)
+        try:
+            offset, length = int(entries.get("offset", 0)), int(entries.get("length", -1))
+        except ValueError as error:
+            raise BadInput(f"{path}: tensor {tensor.name!r}: its external offset or length is not a number") from error
+        expected = _bytes(tensor)
+        if not packed and (offset < 0 or offset + expected > file.stat().st_size or length not in (-1, expected)):
+            raise BadInput(f"{path}: tensor {tensor.name!r} needs {expected} bytes at {offset} of {file.name}, which has {file.stat().st_size}", hint="the data file is truncated or of another model")
+        if packed:
+            copy = TensorProto()
+            copy.CopyFrom(tensor)
+            onnx.external_data_helper.load_external_data_for_tensor(copy, os.fspath(folder))
+            store[tensor.name] = _to_array(copy)
+        elif expected:
+            store[tensor.name] = np.memmap(file, row.numpy, "r", offset, shape or (1,)).reshape(shape)
+        else:
+            store[tensor.name] = np.empty(shape, row.numpy)
+        tensor.data_location = TensorProto.DEFAULT
+        del tensor.external_data[:]
+
+
+def _check_values(store: WeightStore, name: str) -> None:
+    """Weights must be finite: a NaN would spread through every scale."""
+    for key in store:
+        array = store[key]
+        if array.dtype.kind != "f" or array.dtype.itemsize > 8:
+            continue
+        flat = array.reshape(-1)
+        for begin in range(0, flat.size, 1 << 22):
+            if not np.isfinite(flat[begin : begin + (1 << 22)]).all():
+                where = begin + int(np.argmin(np.isfinite(flat[begin : begin + (1 << 22)])))
+                index = [int(i) for i in np.unravel_index(where, array.shape)]
+                raise BadInput(f"{name}: weight {key!r} holds {array[tuple(index)]} at {index}", hint="mend the checkpoint: qcc quantizes finite weights only")
+
+
+def _all_nodes(graph: GraphProto) -> list[NodeProto]:
+    nodes: list[NodeProto] = []
+    for node in graph.node:
+        nodes.append(node)
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                nodes.extend(_all_nodes(attribute.g))
+            for subgraph in attribute.graphs:
+                nodes.extend(_all_nodes(subgraph))
+    return nodes
+
+
+def _line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:300]

@@ -1,0 +1,104 @@
+"""A program: a module, the weights it names, and what was decided about it on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from xdsl.dialects.builtin import DictionaryAttr, ModuleOp
+from xdsl.dialects.func import FuncOp, ReturnOp
+from xdsl.ir import Attribute, Block, SSAValue
+
+from . import attributes as attr
+from .dialects.q import Weight, part
+from .types import QuantizedType
+from .weights import WeightStore
+
+NAME = "onnx.name"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was done with a node, or not done, and why."""
+
+    node: str
+    action: str
+    """`quantized` or `skipped`, or the verb of a pass."""
+    reason: str
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output of the network."""
+
+    name: str
+    type: Attribute
+
+
+@dataclass
+class Program:
+    """The value that passes rewrite in place."""
+
+    module: ModuleOp
+    weights: WeightStore
+    decisions: list[Decision] = field(default_factory=list[Decision])
+
+    @property
+    def main(self) -> FuncOp:
+        """The one function of the module."""
+        return next(op for op in self.module.ops if isinstance(op, FuncOp))
+
+    @property
+    def body(self) -> Block:
+        """The block of the network's operations."""
+        return self.main.body.block
+
+    @property
+    def outputs(self) -> tuple[SSAValue, ...]:
+        """The values that the network returns."""
+        last = self.body.last_op
+        assert isinstance(last, ReturnOp)
+        return tuple(last.operands)
+
+    def inputs(self) -> list[Port]:
+        """The inputs with their names and types."""
+        return [Port(n, a.type) for n, a in zip(port_names(self.main.arg_attrs), self.body.args, strict=True)]
+
+    def results(self) -> list[Port]:
+        """The outputs with their names and types."""
+        return [Port(n, v.type) for n, v in zip(port_names(self.main.res_attrs), self.outputs, strict=True)]
+
+    def decide(self, node: str, action: str, reason: str) -> None:
+        """Record a decision."""
+        self.decisions.append(Decision(node, action, reason))
+
+    def clone(self) -> Program:
+        """A copy to rewrite; arrays are shared."""
+        return Program(self.module.clone(), self.weights.copy(), list(self.decisions))
+
+    def weight_ops(self) -> Iterator[Weight]:
+        """Every `q.weight` of the module."""
+        return (op for op in self.module.walk() if isinstance(op, Weight))
+
+    def collect_garbage(self) -> None:
+        """Drop the tensors of the store that no operation names."""
+        used: set[str] = set()
+        for op in self.weight_ops():
+            used.update(weight_parts(op))
+        self.weights.keep(used)
+
+
+def weight_parts(op: Weight) -> list[str]:
+    """The names in the store that a `q.weight` reads."""
+    if not isinstance(op.result.type, QuantizedType):
+        return [op.weight]
+    parts = ["codes", "scale"] + (["zero"] if op.result.type.format.zero else [])
+    return [part(op.weight, p) for p in parts]
+
+
+def port_names(attrs: Attribute | None) -> list[str]:
+    """The names in the `arg_attrs` or `res_attrs` of a function."""
+    if attrs is None:
+        return []
+    dictionaries = getattr(attrs, "data", ())
+    return [attr.text_of(d.data[NAME]) for d in dictionaries if isinstance(d, DictionaryAttr)]

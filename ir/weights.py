@@ -1,0 +1,155 @@
+"""Weights live outside the IR text, by name, memory-mapped where they come from a file.
+
+A store maps names to numpy arrays. It is saved as one safetensors file; `locate` tells where each tensor lies in such a file, so
+that an ONNX model can refer to the same bytes as its external data.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from .errors import BadInput
+from .types import ELEMENTS, element_of
+
+_ALIGNMENT = 64
+_RAW = "qcc.raw"
+"""Metadata key under which dtypes that safetensors lacks are listed: such tensors are stored as raw bytes."""
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Where a tensor lies in a file, in bytes."""
+
+    offset: int
+    length: int
+
+
+class WeightStore:
+    """Named tensors. Reading one gives an array that may be a read-only view of a mapped file: copy before writing."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, np.ndarray] = {}
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._arrays
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        try:
+            return self._arrays[name]
+        except KeyError:
+            raise BadInput(f"weight {name!r} is not in the weight store", hint="the IR and its weights file do not belong together") from None
+
+    def __setitem__(self, name: str, array: np.ndarray) -> None:
+        self._arrays[name] = array
+
+    def __delitem__(self, name: str) -> None:
+        del self._arrays[name]
+
+    def add(self, name: str, array: np.ndarray) -> str:
+        """Store `array` under `name`, or under `name.1`, `name.2` ... where that is taken; gives the name used."""
+        unique, count = name, 0
+        while unique in self._arrays:
+            count += 1
+            unique = f"{name}.{count}"
+        self._arrays[unique] = array
+        return unique
+
+    def copy(self) -> WeightStore:
+        """Another store of the same arrays."""
+        other = WeightStore()
+        other._arrays = dict(self._arrays)
+        return other
+
+    def keep(self, names: set[str]) -> None:
+        """Forget every tensor whose name is not in `names`."""
+        self._arrays = {name: array for name, array in self._arrays.items() if name in names}
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all tensors as they are stored."""
+        return sum(array.nbytes for array in self._arrays.values())
+
+    def save(self, path: Path) -> None:
+        """Write all tensors to a safetensors file, one at a time, wide dtypes first so that each is aligned to its items."""
+        order = sorted(self._arrays, key=lambda name: (-self._arrays[name].dtype.itemsize, name))
+        header: dict[str, object] = {}
+        raw: dict[str, list[object]] = {}
+        offset = 0
+        for name in order:
+            array = self._arrays[name]
+            element = element_of(array.dtype)
+            entry_type, shape = element.safetensors, list(array.shape)
+            if not entry_type:
+                raw[name] = [element.schema, shape]
+                entry_type, shape = "U8", [array.nbytes]
+            header[name] = {"dtype": entry_type, "shape": shape, "data_offsets": [offset, offset + array.nbytes]}
+            offset += array.nbytes
+        header["__metadata__"] = {_RAW: json.dumps(raw)}
+        text = json.dumps(header).encode()
+        text += b" " * (-(len(text) + 8) % _ALIGNMENT)
+        with path.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little"))
+            file.write(text)
+            for name in order:
+                _write(file, self._arrays[name])
+
+    @staticmethod
+    def open(path: Path) -> WeightStore:
+        """Map the tensors of a safetensors file; `BadInput` where its header does not fit its bytes."""
+        store = WeightStore()
+        header, start = _read_header(path)
+        metadata = header.pop("__metadata__", {})
+        raw: dict[str, list[object]] = json.loads(metadata.get(_RAW, "{}"))
+        data = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
+        dtypes = {row.safetensors: row.numpy for row in ELEMENTS if row.safetensors}
+        for name, entry in header.items():
+            dtype, shape = dtypes.get(entry["dtype"]), tuple(entry["shape"])
+            if name in raw:
+                schema, raw_shape = raw[name]
+                dtype, shape = element_of(schema).numpy, tuple(raw_shape)  # pyright: ignore[reportArgumentType, reportUnknownVariableType]
+            begin, end = entry["data_offsets"]
+            if dtype is None or not 0 <= begin <= end <= len(data) - start or end - begin != math.prod(shape) * dtype.itemsize:
+                raise BadInput(f"{path}: tensor {name!r} does not fit the file", hint="the file is damaged: make it again")
+            store[name] = data[start + begin : start + end].view(dtype).reshape(shape)
+        return store
+
+
+def locate(path: Path) -> dict[str, Extent]:
+    """Where each tensor of a safetensors file lies, in bytes from the start of the file."""
+    header, start = _read_header(path)
+    entries = ((name, entry["data_offsets"]) for name, entry in header.items() if name != "__metadata__")
+    return {name: Extent(start + begin, end - begin) for name, (begin, end) in entries}
+
+
+def _read_header(path: Path) -> tuple[dict, int]:  # pyright: ignore[reportMissingTypeArgument, reportUnknownParameterType]
+    damaged = BadInput(f"{path}: not a safetensors file", hint="the file is damaged or of another kind")
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 0 < length <= path.stat().st_size - 8:
+            raise damaged
+        try:
+            header = json.loads(file.read(length))
+        except ValueError as error:
+            raise damaged from error
+    if not isinstance(header, dict):
+        raise damaged
+    return header, 8 + length  # pyright: ignore[reportUnknownVariableType]
+
+
+def _write(file: BinaryIO, array: np.ndarray, chunk: int = 1 << 24) -> None:
+    flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    for begin in range(0, flat.size, chunk):
+        file.write(flat[begin : begin + chunk].data)
