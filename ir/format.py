@@ -115,7 +115,8 @@ class Format:
     def encode(self, x: np.ndarray, scale: np.ndarray, zero: np.ndarray | None = None) -> np.ndarray:
         """Codes of `x`, rounded to nearest even and clipped. Error <= scale/2 for values that the range holds."""
         scaled = x.astype(np.float32, copy=False) / self.spread(scale, x.shape)
-        if zero is not None:
+        if zero is not None and self.zero is not None:
+            scaled = np.rint(scaled) if self.zero[0] in "iu" else scaled  # an odd zero point must not turn ties around
             scaled = scaled + self.spread(zero.astype(np.float32), x.shape)
         return self.family.encode(scaled)
 

@@ -93,7 +93,6 @@ class Layout:
     @staticmethod
     def parse(text: str) -> Layout:
         """The layout that prints as `text`; spaces are free. Raises `BadInput` with the part that cannot be read."""
-
         return _parse(text)
 
     def extents(self, shape: Shape) -> dict[str, int]:

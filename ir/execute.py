@@ -1,0 +1,101 @@
+"""Run a program for reference: expanded into standard operators, on ONNX Runtime, with any intermediate value fetched.
+
+This is the one place outside the ONNX Runtime backend that runs a graph; calibration, constant folding, pass checks and
+verification call it. Weights are handed to the session without a copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from xdsl.ir import SSAValue
+
+from .emit_onnx import EmittedModel, emit
+from .errors import BadInput, NotSupported
+from .expand import expand
+from .program import Program
+
+Feeds = Mapping[str, np.ndarray]
+
+
+class Reference:
+    """A program ready to run. `also` are values of its main block to give beside the outputs."""
+
+    def __init__(self, program: Program, also: Sequence[SSAValue] = (), *, threads: int = 0, optimize: bool = False) -> None:
+        if any(op.name.startswith("q.") and op.name != "q.weight" for op in program.module.walk()):
+            if also:
+                raise ValueError("values can be fetched from an expanded program only: expand it first")
+            program = expand(program)
+        emitted = emit(program, also=tuple(also))
+        self._session = session(emitted, program, threads=threads, optimize=optimize)
+        self.outputs = [p.name for p in program.results()]
+        self.names = [emitted.value_names[v] for v in also]
+
+    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        """The outputs by name."""
+        return dict(zip(self.outputs, self._run(self.outputs, feeds), strict=True))
+
+    def fetch(self, feeds: Feeds) -> list[np.ndarray]:
+        """The values of `also`, in their order."""
+        return self._run(self.names, feeds)
+
+    def _run(self, names: Sequence[str], feeds: Feeds) -> list[np.ndarray]:
+        from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
+
+        try:
+            return self._session.run(list(dict.fromkeys(names)), dict(feeds)) if len(set(names)) == len(names) else self._repeated(names, feeds)
+        except (Fail, InvalidArgument, RuntimeException) as error:
+            raise BadInput(f"the model does not run on these inputs: {_line(error)}", hint="check the shapes and values of the samples") from error
+
+    def _repeated(self, names: Sequence[str], feeds: Feeds) -> list[np.ndarray]:
+        unique = list(dict.fromkeys(names))
+        found = dict(zip(unique, self._session.run(unique, dict(feeds)), strict=True))
+        return [found[name] for name in names]
+
+
+def session(emitted: EmittedModel, program: Program, *, threads: int = 0, optimize: bool = False):  # noqa: ANN201 - the class lives in onnxruntime
+    """An ONNX Runtime session on the CPU over an emitted model; large weights are passed, not copied."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    level = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_ENABLE_BASIC
+    names = list(emitted.external)
+    arrays = [np.ascontiguousarray(program.weights[emitted.external[name]]) for name in names]
+    values = [onnxruntime.OrtValue.ortvalue_from_numpy(a) if a.dtype.kind in "fiub" else _exotic(a) for a in arrays]
+    options.add_external_initializers(names, values)
+    from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, NotImplemented, RuntimeException
+
+    try:
+        return onnxruntime.InferenceSession(emitted.proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except NotImplemented as error:
+        raise NotSupported(f"ONNX Runtime has no kernel: {_line(error)}", hint="another opset or element type may have one") from error
+    except (Fail, InvalidGraph, RuntimeException) as error:
+        raise BadInput(f"ONNX Runtime refuses the model: {_line(error)}", hint="check the model with onnx.checker") from error
+
+
+def _exotic(array: np.ndarray) -> object:
+    """An OrtValue of an element type that numpy does not have by itself."""
+    import onnxruntime
+
+    from .types import element_of
+
+    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array, element_of(array.dtype).onnx)
+
+
+def run(program: Program, feeds: Feeds) -> dict[str, np.ndarray]:
+    """The outputs of a program for one set of inputs."""
+    return Reference(program).run(feeds)
+
+
+def run_all(program: Program, samples: Iterable[Feeds], *, optimize: bool = True) -> list[dict[str, np.ndarray]]:
+    """The outputs of a program for each sample."""
+    reference = Reference(program, optimize=optimize)
+    return [reference.run(sample) for sample in samples]
+
+
+def _line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:300]

@@ -1,0 +1,348 @@
+"""What each `q` operation means: standard ONNX operators over the integer codes.
+
+    dequantize(q) = (cast(codes) - zero) * scale
+    linear(x, w, b) = MatMul(x, transpose(dequantize(w))) + b
+
+The expansion is the definition of the dialect, the reference that passes are checked against, and what a backend runs where it
+has no kernel. Packed weights are unpacked by their `Layout` first, with shifts, masks, reshapes and a transpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from xdsl.dialects import builtin
+from xdsl.ir import Attribute, Operation, SSAValue
+from xdsl.rewriter import InsertPoint, Rewriter
+
+from . import types
+from .dialects.onnx import operator
+from .dialects.q import Conv, Dequantize, Embedding, Linear, Quantize, Weight, part
+from .errors import NotSupported
+from .format import Format
+from .program import Program
+from .types import QuantizedType
+
+F32 = builtin.f32
+I32 = builtin.IntegerType(32)
+I64 = builtin.IntegerType(64)
+
+
+@dataclass(frozen=True)
+class Codes:
+    """A quantized value taken apart: codes, scale and zero point that broadcast together, and the way back to its own shape."""
+
+    codes: SSAValue
+    scale: SSAValue
+    zero: SSAValue | None
+    restore: Callable[[SSAValue], SSAValue]
+
+
+class Builder:
+    """Appends standard operators before one operation; every method gives the new value."""
+
+    def __init__(self, before: Operation, opset: int) -> None:
+        self.before = before
+        self.opset = opset
+
+    def op(
+        self, name: str, operands: Sequence[SSAValue | None], type_: Attribute, attributes: dict[str, object] | None = None, *, node: str = ""
+    ) -> SSAValue:
+        """One operator of a generated dialect, as in `op("onnx.Add", [a, b], type)`."""
+        dialect, op_type = name.split(".", 1)
+        new = operator(dialect, op_type)(operands, [type_], attributes, node=node)
+        Rewriter.insert_op(new, InsertPoint.before(self.before))
+        return new.results[0]
+
+    def constant(self, array: np.ndarray) -> SSAValue:
+        """A small tensor written into the text."""
+        return self.op("onnx.Constant", [], types.numpy_type(array), {"value": array})
+
+    def scalar(self, value: float) -> SSAValue:
+        """A float32 scalar."""
+        return self.constant(np.array(value, np.float32))
+
+    def weight(self, key: str, array: np.ndarray, name: str = "") -> SSAValue:
+        """A tensor of the weight store."""
+        op = Weight(key, types.numpy_type(array))
+        op.result.name_hint = name or None
+        Rewriter.insert_op(op, InsertPoint.before(self.before))
+        return op.result
+
+    def cast(self, value: SSAValue, element: Attribute) -> SSAValue:
+        """`value` converted to another element type."""
+        type_ = types.tensor_type(element, types.dims_of(value.type))
+        return self.op("onnx.Cast", [value], type_, {"to": types.element_of(element).onnx})
+
+    def reshape(self, value: SSAValue, shape: Sequence[int]) -> SSAValue:
+        """Reshape; 0 keeps the extent."""
+        old = types.dims_of(value.type)
+        dims = [(old[i] if old else None) if d == 0 else (d if d > 0 else None) for i, d in enumerate(shape)]
+        type_ = types.tensor_type(types.element_type(value.type), dims)
+        return self.op("onnx.Reshape", [value, self.constant(np.array(shape, np.int64))], type_)
+
+    def transpose(self, value: SSAValue, order: Sequence[int]) -> SSAValue:
+        """Permute the axes."""
+        dims = types.dims_of(value.type)
+        assert dims is not None
+        type_ = types.tensor_type(types.element_type(value.type), [dims[i] for i in order])
+        return self.op("onnx.Transpose", [value], type_, {"perm": list(order)})
+
+    def crop(self, value: SSAValue, shape: Sequence[int]) -> SSAValue:
+        """The leading corner of static extents `shape`; the value itself where nothing is cut."""
+        dims = types.dims_of(value.type)
+        assert dims is not None
+        axes = [i for i, d in enumerate(shape) if dims[i] != d]
+        if not axes:
+            return value
+        bounds = [np.array(b, np.int64) for b in ([0] * len(axes), [shape[i] for i in axes], axes)]
+        new = [shape[i] if i in axes else d for i, d in enumerate(dims)]
+        type_ = types.tensor_type(types.element_type(value.type), new)
+        return self.op("onnx.Slice", [value, *map(self.constant, bounds)], type_)
+
+    def binary(self, name: str, left: SSAValue, right: SSAValue) -> SSAValue:
+        """An elementwise operator whose result has the shape of `left`."""
+        return self.op(f"onnx.{name}", [left, right], left.type)
+
+    def unary(self, name: str, value: SSAValue) -> SSAValue:
+        """An elementwise operator of one operand."""
+        return self.op(f"onnx.{name}", [value], value.type)
+
+
+def expand(program: Program) -> Program:
+    """A copy of `program` in which every `q` operation is replaced by its expansion."""
+    out = program.clone()
+    parts: dict[SSAValue, Codes] = {}
+    for op in list(out.module.walk()):
+        if isinstance(op, Weight) and not isinstance(op.result.type, QuantizedType):
+            continue
+        if isinstance(op, Weight | Quantize | Dequantize | Linear | Conv | Embedding):
+            _expand_op(op, out, parts)
+    return out
+
+
+def expand_value(program: Program, op: Operation) -> None:
+    """Replace one `q` operation with float results, and the quantized weights it reads, by their expansion, in place."""
+    parts: dict[SSAValue, Codes] = {}
+    for operand in op.operands:
+        if isinstance(operand.owner, Weight) and isinstance(operand.type, QuantizedType):
+            parts[operand] = _weight(operand.owner, program, Builder(op, _opset(program)))
+        elif isinstance(operand.owner, Quantize):
+            parts[operand] = _quantize(operand.owner, Builder(op, _opset(program)))
+    weights = [o.owner for o in op.operands if isinstance(o.owner, Weight | Quantize)]
+    _expand_op(op, program, parts)
+    for weight in weights:
+        if weight.parent is not None and not any(r.first_use for r in weight.results):
+            Rewriter.erase_op(weight)
+
+
+def _opset(program: Program) -> int:
+    from .emit_onnx import types_opset
+
+    return types_opset(program, "")
+
+
+def _expand_op(op: Operation, program: Program, parts: dict[SSAValue, Codes]) -> None:
+    build = Builder(op, _opset(program))
+
+    def dequantized(value: SSAValue) -> SSAValue:
+        return _dequantize(parts[value], build) if value in parts else value
+
+    match op:
+        case Weight():
+            parts[op.result] = _weight(op, program, build)
+        case Quantize():
+            parts[op.results[0]] = _quantize(op, build)
+        case Dequantize():
+            _replace(op, dequantized(op.operands[0]))
+        case Linear():
+            _replace(op, _linear(op, dequantized, build))
+        case Conv():
+            _replace(op, _conv(op, dequantized, build))
+        case Embedding():
+            table = dequantized(op.operands[1])
+            _replace(op, build.op("onnx.Gather", [table, op.operands[0]], op.results[0].type, {"axis": 0}, node=op.node))
+        case _:
+            raise NotSupported(f"{op.name} has no expansion")
+    _drop_dead(op, parts)
+
+
+def _replace(op: Operation, value: SSAValue) -> None:
+    hint = op.results[0].name_hint
+    op.results[0].replace_all_uses_with(value)
+    if hint:
+        value.name_hint = hint
+
+
+def _drop_dead(op: Operation, parts: dict[SSAValue, Codes]) -> None:
+    """Erase the operation once nothing but later expansions, which know its parts, reads it."""
+    readers = [use.operation for r in op.results for use in r.uses]
+    if not readers:
+        operands = {o.owner for o in op.operands if o in parts and isinstance(o.owner, Operation)}
+        Rewriter.erase_op(op)
+        for owner in operands:
+            if owner.parent is not None and not any(r.first_use for r in owner.results):
+                Rewriter.erase_op(owner)
+
+
+def _linear(op: Linear, dequantized: Callable[[SSAValue], SSAValue], build: Builder) -> SSAValue:
+    x, w, bias = dequantized(op.operands[0]), dequantized(op.operands[1]), op.slot(2)
+    product = build.op("onnx.MatMul", [x, build.transpose(w, [1, 0])], op.results[0].type, node=op.node)
+    return product if bias is None else build.binary("Add", product, bias)
+
+
+def _conv(op: Conv, dequantized: Callable[[SSAValue], SSAValue], build: Builder) -> SSAValue:
+    operands = [dequantized(op.operands[0]), dequantized(op.operands[1]), op.slot(2)]
+    kind = "onnx.ConvTranspose" if op.integer("transposed") else "onnx.Conv"
+    return build.op(kind, operands, op.results[0].type, conv_attributes(op), node=op.node)
+
+
+def conv_attributes(op: Conv) -> dict[str, object]:
+    """The ONNX attributes of a `q.conv`."""
+    return {name: value for name, value in op.parameters.items() if name in Conv.convolution}
+
+
+def _dequantize(value: Codes, build: Builder) -> SSAValue:
+    x = build.cast(value.codes, F32)
+    if value.zero is not None:
+        x = build.binary("Sub", x, build.cast(value.zero, F32))
+    return value.restore(build.binary("Mul", x, value.scale))
+
+
+def _weight(op: Weight, program: Program, build: Builder) -> Codes:
+    type_ = op.result.type
+    assert isinstance(type_, QuantizedType)
+    fmt, shape, store = type_.format, type_.shape, program.weights
+    keys = {which: part(op.weight, which) for which in ("codes", "scale", "zero")}
+    codes = build.weight(keys["codes"], store[keys["codes"]])
+    if type_.layout is not None:
+        codes = _unpack(codes, type_, build)
+    scale = _spread(build.weight(keys["scale"], store[keys["scale"]]), fmt, shape, build)
+    zero = None
+    if fmt.zero is not None:
+        zero = _spread(build.weight(keys["zero"], store[keys["zero"]]), fmt, shape, build)
+    return Codes(codes, scale, zero, lambda v: v)
+
+
+def _unpack(packed: SSAValue, type_: QuantizedType, build: Builder) -> SSAValue:
+    """Bytes -> slots -> digits in storage order -> digits in logical order -> the shape, as int32 codes."""
+    layout, fmt, shape = type_.layout, type_.format, type_.shape
+    assert layout is not None
+    bits, slots = fmt.bits, layout.size(shape)
+    if 8 % bits:
+        raise NotSupported(f"packed codes of {bits} bits have no expansion yet: they cross bytes")
+    flat = build.reshape(packed, [-1])
+    if bits < 8:
+        fields = [build.reshape(_field(flat, bits, i, build), [-1, 1]) for i in range(8 // bits)]
+        joined = types.tensor_type(builtin.IntegerType(8, builtin.Signedness.UNSIGNED), [None, 8 // bits])
+        flat = build.reshape(build.op("onnx.Concat", fields, joined, {"axis": 1}), [-1])
+    flat = build.crop(flat, [slots])
+    wide = build.cast(flat, I32)
+    if layout.xor:
+        wide = build.binary("BitwiseXor", wide, build.constant(np.array(layout.xor, np.int32)))
+    if fmt.family.signed:
+        half = build.constant(np.array(1 << (bits - 1), np.int32))
+        wide = build.binary("Sub", build.binary("BitwiseXor", wide, half), half)
+    extents = layout.extents(shape)
+    logical = [d.name for dimension in layout.dimensions for d in dimension.digits]
+    stored = build.reshape(wide, [extents[name] for name in layout.order])
+    digits = build.transpose(stored, [layout.order.index(name) for name in logical])
+    return build.crop(build.reshape(digits, layout.padded_shape(shape)), shape)
+
+
+def _field(flat: SSAValue, bits: int, index: int, build: Builder) -> SSAValue:
+    mask = build.constant(np.array((1 << bits) - 1, np.uint8))
+    if index:
+        shift = build.constant(np.array(index * bits, np.uint8))
+        flat = build.op("onnx.BitShift", [flat, shift], flat.type, {"direction": "RIGHT"})
+    return build.binary("BitwiseAnd", flat, mask)
+
+
+def _spread(value: SSAValue, fmt: Format, shape: tuple[int, ...], build: Builder) -> SSAValue:
+    """One value a block, given a shape that broadcasts against `shape`: whole axes stay 1, partial blocks are repeated."""
+    blocks, extents = fmt.block_of(shape), list(fmt.scale_shape(shape))
+    value = build.reshape(value, extents)
+    for axis, (block, extent) in enumerate(zip(blocks, shape, strict=True)):
+        if block == 1 or extents[axis] == 1:
+            continue
+        apart = [*extents[: axis + 1], block, *extents[axis + 1 :]]
+        ones = [*extents[: axis + 1], 1, *extents[axis + 1 :]]
+        type_ = types.tensor_type(types.element_type(value.type), apart)
+        repeated = build.op("onnx.Expand", [build.reshape(value, ones), build.constant(np.array(apart, np.int64))], type_)
+        extents[axis] *= block
+        value = build.reshape(repeated, extents)
+        extents[axis] = extent
+        value = build.crop(value, extents)
+    return value
+
+
+def _quantize(op: Quantize, build: Builder) -> Codes:
+    type_ = op.results[0].type
+    assert isinstance(type_, QuantizedType)
+    fmt, x = type_.format, op.operands[0]
+    x, restore = _blocked(x, fmt, build)
+    scale, zero = op.slot(1), op.slot(2)
+    if scale is None:
+        scale, zero = _dynamic_parameters(x, fmt, build)
+    rounded = build.unary("Round", build.binary("Div", x, scale))
+    if zero is not None:
+        rounded = build.binary("Add", rounded, build.cast(zero, F32))
+    low, high = build.scalar(fmt.family.low), build.scalar(fmt.family.high)
+    codes = build.cast(build.op("onnx.Clip", [rounded, low, high], rounded.type), I32)
+    return Codes(codes, scale, zero, restore)
+
+
+def _blocked(x: SSAValue, fmt: Format, build: Builder) -> tuple[SSAValue, Callable[[SSAValue], SSAValue]]:
+    """Split the last axis into blocks, padded with zeros, where the format has blocks shorter than the axis."""
+    block = fmt.scale.block
+    if block is None or block == (None,):
+        return x, lambda v: v
+    dims = types.dims_of(x.type)
+    if dims is None or len(block) != 1 or not isinstance(dims[-1], int):
+        raise NotSupported(f"activations in blocks {fmt.scale} need a last axis of known extent, found {x.type}")
+    extent, size = dims[-1], block[0]
+    assert size is not None
+    count = -(-extent // size)
+    if count * size != extent:
+        pads = np.zeros(2 * len(dims), np.int64)
+        pads[-1] = count * size - extent
+        padded = types.tensor_type(F32, [*dims[:-1], count * size])
+        x = build.op("onnx.Pad", [x, build.constant(pads)], padded)
+    keep = [0] * (len(dims) - 1)
+    out = build.reshape(x, [*keep, count, size])
+
+
+    def restore(value: SSAValue) -> SSAValue:
+        whole = build.reshape(value, [*keep, count * size])
+        if count * size == extent:
+            return whole
+        bounds = [build.constant(np.array([v], np.int64)) for v in (0, extent, len(dims) - 1)]
+        return build.op("onnx.Slice", [whole, *bounds], types.tensor_type(F32, dims))
+
+    return out, restore
+
+
+def _dynamic_parameters(x: SSAValue, fmt: Format, build: Builder) -> tuple[SSAValue, SSAValue | None]:
+    """Scale (and zero point) of each block from its own range, which always includes zero. All-zero blocks get scale 1."""
+    axes = None if fmt.scale.block is None else np.array([-1], np.int64)
+    dims = types.dims_of(x.type)
+    reduced = types.tensor_type(F32, () if axes is None else (None if dims is None else [*dims[:-1], 1]))
+
+    def reduce(name: str, value: SSAValue) -> SSAValue:
+        operands = [value] if axes is None else [value, build.constant(axes)]
+        return build.op(f"onnx.{name}", operands, reduced, {"keepdims": 0 if axes is None else 1})
+
+    def nonzero(scale: SSAValue) -> SSAValue:
+        empty = build.op("onnx.Equal", [scale, build.scalar(0.0)], types.tensor_type(builtin.IntegerType(1), types.dims_of(reduced)))
+        return build.op("onnx.Where", [empty, build.scalar(1.0), scale], reduced)
+
+    if fmt.zero is None:
+        peak = reduce("ReduceMax", build.unary("Abs", x))
+        return nonzero(build.binary("Div", peak, build.scalar(fmt.family.high))), None
+    low = build.op("onnx.Min", [reduce("ReduceMin", x), build.scalar(0.0)], reduced)
+    high = build.op("onnx.Max", [reduce("ReduceMax", x), build.scalar(0.0)], reduced)
+    scale = nonzero(build.binary("Div", build.binary("Sub", high, low), build.scalar(fmt.family.high - fmt.family.low)))
+    zero = build.unary("Round", build.binary("Sub", build.scalar(fmt.family.low), build.binary("Div", low, scale)))
+    return scale, zero
