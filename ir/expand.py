@@ -20,8 +20,11 @@ from xdsl.rewriter import InsertPoint, Rewriter
 from . import types
 from .dialects.onnx import operator
 from .dialects.q import Conv, Dequantize, Embedding, Linear, Quantize, Weight, part
+from .emit_onnx import types_opset
 from .errors import NotSupported
 from .format import Format
+from .formats import load_element
+from .layout import Layout
 from .program import Program
 from .types import QuantizedType
 
@@ -56,8 +59,9 @@ class Builder:
         Rewriter.insert_op(new, InsertPoint.before(self.before))
         return new.results[0]
 
-    def constant(self, array: np.ndarray) -> SSAValue:
+    def constant(self, array: np.ndarray | np.generic) -> SSAValue:
         """A small tensor written into the text."""
+        array = np.asarray(array)
         return self.op("onnx.Constant", [], types.numpy_type(array), {"value": array})
 
     def scalar(self, value: float) -> SSAValue:
@@ -120,71 +124,54 @@ def expand(program: Program) -> Program:
             continue
         if isinstance(op, Weight | Quantize | Dequantize | Linear | Conv | Embedding):
             _expand_op(op, out, parts)
+    for op in reversed(list(out.module.walk())):
+        if isinstance(op, Weight | Quantize | Dequantize | Linear | Conv | Embedding) and not any(r.first_use for r in op.results):
+            Rewriter.erase_op(op)
     return out
 
 
-def expand_value(program: Program, op: Operation) -> None:
-    """Replace one `q` operation with float results, and the quantized weights it reads, by their expansion, in place."""
+def expand_one(op: Operation, program: Program) -> SSAValue:
+    """The value of one `q.linear`, `q.conv`, `q.embedding` or `q.dequantize`, built before it by its expansion; `op` stays."""
+    build = Builder(op, types_opset(program, ""))
     parts: dict[SSAValue, Codes] = {}
     for operand in op.operands:
         if isinstance(operand.owner, Weight) and isinstance(operand.type, QuantizedType):
-            parts[operand] = _weight(operand.owner, program, Builder(op, _opset(program)))
+            parts[operand] = _weight(operand.owner, program, build)
         elif isinstance(operand.owner, Quantize):
-            parts[operand] = _quantize(operand.owner, Builder(op, _opset(program)))
-    weights = [o.owner for o in op.operands if isinstance(o.owner, Weight | Quantize)]
-    _expand_op(op, program, parts)
-    for weight in weights:
-        if weight.parent is not None and not any(r.first_use for r in weight.results):
-            Rewriter.erase_op(weight)
-
-
-def _opset(program: Program) -> int:
-    from .emit_onnx import types_opset
-
-    return types_opset(program, "")
+            parts[operand] = _quantize(operand.owner, build)
+    return _float_value(op, parts, build)
 
 
 def _expand_op(op: Operation, program: Program, parts: dict[SSAValue, Codes]) -> None:
-    build = Builder(op, _opset(program))
-
-    def dequantized(value: SSAValue) -> SSAValue:
-        return _dequantize(parts[value], build) if value in parts else value
-
+    build = Builder(op, types_opset(program, ""))
     match op:
         case Weight():
             parts[op.result] = _weight(op, program, build)
         case Quantize():
             parts[op.results[0]] = _quantize(op, build)
+        case _:
+            value = _float_value(op, parts, build)
+            if op.results[0].name_hint:
+                value.name_hint = op.results[0].name_hint
+            op.results[0].replace_all_uses_with(value)
+
+
+def _float_value(op: Operation, parts: dict[SSAValue, Codes], build: Builder) -> SSAValue:
+    def dequantized(value: SSAValue) -> SSAValue:
+        return _dequantize(parts[value], build) if value in parts else value
+
+    match op:
         case Dequantize():
-            _replace(op, dequantized(op.operands[0]))
+            return dequantized(op.operands[0])
         case Linear():
-            _replace(op, _linear(op, dequantized, build))
+            return _linear(op, dequantized, build)
         case Conv():
-            _replace(op, _conv(op, dequantized, build))
+            return _conv(op, dequantized, build)
         case Embedding():
             table = dequantized(op.operands[1])
-            _replace(op, build.op("onnx.Gather", [table, op.operands[0]], op.results[0].type, {"axis": 0}, node=op.node))
+            return build.op("onnx.Gather", [table, op.operands[0]], op.results[0].type, {"axis": 0}, node=op.node)
         case _:
             raise NotSupported(f"{op.name} has no expansion")
-    _drop_dead(op, parts)
-
-
-def _replace(op: Operation, value: SSAValue) -> None:
-    hint = op.results[0].name_hint
-    op.results[0].replace_all_uses_with(value)
-    if hint:
-        value.name_hint = hint
-
-
-def _drop_dead(op: Operation, parts: dict[SSAValue, Codes]) -> None:
-    """Erase the operation once nothing but later expansions, which know its parts, reads it."""
-    readers = [use.operation for r in op.results for use in r.uses]
-    if not readers:
-        operands = {o.owner for o in op.operands if o in parts and isinstance(o.owner, Operation)}
-        Rewriter.erase_op(op)
-        for owner in operands:
-            if owner.parent is not None and not any(r.first_use for r in owner.results):
-                Rewriter.erase_op(owner)
 
 
 def _linear(op: Linear, dequantized: Callable[[SSAValue], SSAValue], build: Builder) -> SSAValue:
@@ -218,19 +205,21 @@ def _weight(op: Weight, program: Program, build: Builder) -> Codes:
     keys = {which: part(op.weight, which) for which in ("codes", "scale", "zero")}
     codes = build.weight(keys["codes"], store[keys["codes"]])
     if type_.layout is not None:
-        codes = _unpack(codes, type_, build)
+        codes = _unpack(codes, fmt.element, type_.layout, shape, build)
     scale = _spread(build.weight(keys["scale"], store[keys["scale"]]), fmt, shape, build)
     zero = None
     if fmt.zero is not None:
-        zero = _spread(build.weight(keys["zero"], store[keys["zero"]]), fmt, shape, build)
+        zero = build.weight(keys["zero"], store[keys["zero"]])
+        if op.zero_layout is not None:
+            zero = _unpack(zero, fmt.zero, op.zero_layout, fmt.scale_shape(shape), build)
+        zero = _spread(zero, fmt, shape, build)
     return Codes(codes, scale, zero, lambda v: v)
 
 
-def _unpack(packed: SSAValue, type_: QuantizedType, build: Builder) -> SSAValue:
+def _unpack(packed: SSAValue, element: str, layout: Layout, shape: tuple[int, ...], build: Builder) -> SSAValue:
     """Bytes -> slots -> digits in storage order -> digits in logical order -> the shape, as int32 codes."""
-    layout, fmt, shape = type_.layout, type_.format, type_.shape
-    assert layout is not None
-    bits, slots = fmt.bits, layout.size(shape)
+    family = load_element(element)
+    bits, slots = family.bits, layout.size(shape)
     if 8 % bits:
         raise NotSupported(f"packed codes of {bits} bits have no expansion yet: they cross bytes")
     flat = build.reshape(packed, [-1])
@@ -242,7 +231,7 @@ def _unpack(packed: SSAValue, type_: QuantizedType, build: Builder) -> SSAValue:
     wide = build.cast(flat, I32)
     if layout.xor:
         wide = build.binary("BitwiseXor", wide, build.constant(np.array(layout.xor, np.int32)))
-    if fmt.family.signed:
+    if family.signed:
         half = build.constant(np.array(1 << (bits - 1), np.int32))
         wide = build.binary("Sub", build.binary("BitwiseXor", wide, half), half)
     extents = layout.extents(shape)

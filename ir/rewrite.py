@@ -7,9 +7,8 @@ decline with the reason that `--explain` prints (a string).
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from xdsl.context import Context
@@ -31,10 +30,11 @@ from .weights import WeightStore
 
 @dataclass
 class ProgramContext(Context):
-    """What a pass may see beside the module: the program with its weights, and samples of the network's inputs."""
+    """What a pass may see beside the module: the program with its weights, and statistics of its activations."""
 
     program: Program | None = None
-    samples: Sequence[Mapping[str, np.ndarray]] = field(default_factory=list[Mapping[str, np.ndarray]])
+    statistics: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Histograms of activations by value, from `passes.calibrate`. Any: the class lives above this folder."""
 
 
 @dataclass(frozen=True)

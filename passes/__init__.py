@@ -11,7 +11,7 @@ import pkgutil
 from qcc.ir.errors import BadInput
 from qcc.ir.rewrite import Pass
 
-_NOT_PASSES = {"pipeline", "calibrate", "schemes", "observers", "algorithms", "compare"}
+_NOT_PASSES = {"pipeline", "calibrate", "selection", "schemes", "observers", "algorithms"}
 
 
 def names() -> list[str]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from xdsl.dialects.builtin import StringAttr
 from xdsl.ir import Attribute, Dialect, Operation, SSAValue
-from xdsl.irdl import IRDLOperation, irdl_op_definition, prop_def, result_def, traits_def
+from xdsl.irdl import IRDLOperation, irdl_op_definition, opt_prop_def, prop_def, result_def, traits_def
 from xdsl.parser import Parser
 from xdsl.printer import Printer
 from xdsl.traits import Pure
@@ -20,21 +20,32 @@ from xdsl.utils.exceptions import VerifyException
 
 from .. import attributes as attr
 from .. import types
+from ..layout import Layout
 from ..types import QuantizedType
 from .graph_op import GraphOp
 
 
 @irdl_op_definition
 class Weight(IRDLOperation):
-    """A tensor of the weight store. A quantized one reads the parts `name.codes`, `name.scale` and, where asymmetric, `name.zero`."""
+    """A tensor of the weight store. A quantized one reads the parts `name.codes`, `name.scale` and, where asymmetric, `name.zero`.
+
+    The type carries the layout of packed codes; `zero "..."` that of packed zero points.
+    """
 
     name = "q.weight"
     key = prop_def(StringAttr)
+    zero = opt_prop_def(StringAttr)
     result = result_def()
     traits = traits_def(Pure())
 
-    def __init__(self, key: str, type_: Attribute) -> None:
-        super().__init__(properties={"key": StringAttr(key)}, result_types=[type_])
+    def __init__(self, key: str, type_: Attribute, zero_layout: Layout | None = None) -> None:
+        properties = {"key": StringAttr(key)} | ({"zero": StringAttr(str(zero_layout))} if zero_layout else {})
+        super().__init__(properties=properties, result_types=[type_])
+
+    @property
+    def zero_layout(self) -> Layout | None:
+        """Where the bits of packed zero points lie."""
+        return Layout.parse(self.zero.data) if self.zero else None
 
     @property
     def weight(self) -> str:
@@ -42,9 +53,12 @@ class Weight(IRDLOperation):
         return self.key.data
 
     def print(self, printer: Printer) -> None:
-        """Print `q.weight "name" : type`."""
+        """Print `q.weight "name" [zero "layout"] : type`."""
         printer.print_string(" ")
         printer.print_string_literal(self.weight)
+        if self.zero:
+            printer.print_string(" zero ")
+            printer.print_string_literal(self.zero.data)
         printer.print_string(" : ")
         printer.print_attribute(self.result.type)
 
@@ -52,8 +66,9 @@ class Weight(IRDLOperation):
     def parse(cls, parser: Parser) -> Weight:
         """Parse what `print` prints."""
         key = parser.parse_str_literal()
+        zero = Layout.parse(parser.parse_str_literal()) if parser.parse_optional_keyword("zero") else None
         parser.parse_punctuation(":")
-        return Weight(key, parser.parse_type())
+        return Weight(key, parser.parse_type(), zero)
 
     def verify_(self) -> None:
         """A weight is a tensor of known shape."""

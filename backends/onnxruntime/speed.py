@@ -1,0 +1,128 @@
+"""How fast the installed ONNX Runtime computes each form on this host: measured once, kept in the cache, used to choose.
+
+Some pairs of bits and accuracy level have no kernel of their own and decode the whole weight at every call, 30 to 200 times
+slower; which ones differs between releases. Figures are milliseconds for one weight, at one row of activations on one thread.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+
+from qcc.ir.cache import cache_folder
+
+_N = _K = 1024
+_ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Milliseconds a weight, by form. `forms` holds what was measured."""
+
+    forms: dict[str, float]
+
+    def matmul_nbits(self, bits: int, level: int, block: int) -> float:
+        """MatMulNBits; blocks other than 32 and 128 count as the nearer one."""
+        return self.forms[f"matmul_nbits {bits} level {level} block {32 if block <= 64 else 128}"]
+
+    @property
+    def int8_matmul(self) -> float:
+        """Dynamic quantization and an integer product."""
+        return self.forms["dynamic_quantize_matmul"]
+
+    @property
+    def float_matmul(self) -> float:
+        """A float product."""
+        return self.forms["float"]
+
+
+@cache
+def measured(machine: str) -> Speed:
+    """The speeds of this host, from the cache where this release was measured on this `machine` before."""
+    import onnxruntime
+
+    path = cache_folder() / f"onnxruntime-{onnxruntime.__version__}-{abs(_stable_hash(machine)):08x}.json"
+    try:
+        forms = json.loads(path.read_text())
+        if isinstance(forms, dict) and set(forms) == set(_forms()):  # pyright: ignore[reportUnknownArgumentType]
+            return Speed(forms)  # pyright: ignore[reportUnknownArgumentType]
+    except (OSError, ValueError):
+        pass
+    forms = {name: _time(model) for name, model in _forms().items()}
+    _write(path, json.dumps(forms, indent=1))
+    return Speed(forms)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write whole or not at all; a cache that cannot be written costs time only."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+            file.write(text)
+        os.replace(file.name, path)
+    except OSError:
+        return
+
+
+def _stable_hash(text: str) -> int:
+    import zlib
+
+    return zlib.crc32(text.encode())
+
+
+def _forms() -> dict[str, bytes]:
+    forms = {f"matmul_nbits {b} level {v} block {g}": _nbits(b, v, g) for b in (2, 4, 8) for v in (1, 4) for g in (32, 128)}
+    return {**forms, "dynamic_quantize_matmul": _dynamic(), "float": _float()}
+
+
+def _nbits(bits: int, level: int, block: int) -> bytes:
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 256, (_N, _K // block, block * bits // 8)).astype(np.uint8)
+    scale = np.full((_N, _K // block), 0.01, np.float32)
+    return _model("MatMulNBits", {"b": codes, "s": scale}, K=_K, N=_N, bits=bits, block_size=block, accuracy_level=level)
+
+
+def _dynamic() -> bytes:
+    rng = np.random.default_rng(0)
+    codes = rng.integers(-127, 128, (_K, _N)).astype(np.int8)
+    return _model("DynamicQuantizeMatMul", {"b": codes, "s": np.full(_N, 0.01, np.float32)})
+
+
+def _float() -> bytes:
+    return _model("MatMul", {"b": np.random.default_rng(0).normal(size=(_K, _N)).astype(np.float32)})
+
+
+def _model(kind: str, weights: dict[str, np.ndarray], **attributes: int) -> bytes:
+    domain = "" if kind == "MatMul" else "com.microsoft"
+    node = helper.make_node(kind, ["x", *weights], ["y"], domain=domain, **attributes)
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, _K])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, _N])
+    graph = helper.make_graph([node], "speed", [x], [y], [numpy_helper.from_array(w, n) for n, w in weights.items()])
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+
+
+def _time(model: bytes) -> float:
+    """The best of some runs, in milliseconds a weight, on one thread."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    feeds = {"x": np.random.default_rng(1).normal(size=(1, _K)).astype(np.float32)}
+    session.run(None, feeds)
+    best = float("inf")
+    for _ in range(_ROUNDS):
+        begin = time.perf_counter()
+        session.run(None, feeds)
+        best = min(best, time.perf_counter() - begin)
+    return best * 1e3 / (_N * _K)

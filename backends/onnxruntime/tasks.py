@@ -1,0 +1,87 @@
+"""Kernel tasks of a program, the choice for each, and what a choice does to the IR: a kernel on the operation, a layout on its weight."""
+
+from __future__ import annotations
+
+from xdsl.dialects.builtin import StringAttr
+from xdsl.rewriter import InsertPoint, Rewriter
+
+from qcc.ir import types
+from qcc.ir.dialects.q import Conv, Embedding, Linear, Quantize, QuantizedOp, Weight, part
+from qcc.ir.kernel_task import Assignment, Choice, KernelTask, Picker, assign, cheapest
+from qcc.ir.program import Program
+from qcc.ir.target import Target
+from qcc.ir.types import QuantizedType
+
+from . import kernels
+from .speed import measured
+
+
+def kernel_tasks(program: Program, target: Target) -> list[tuple[QuantizedOp, KernelTask]]:
+    """Every `q` operation with a weight, with its task, from the top down."""
+    return [(op, task_of(op, target)) for op in program.module.walk() if isinstance(op, Linear | Conv | Embedding)]
+
+
+def task_of(op: QuantizedOp, target: Target) -> KernelTask:
+    """What must be computed for an operation."""
+    x, weight = op.operands[0], op.weight_type()
+    quantize = x.owner if isinstance(x.owner, Quantize) else None
+    attributes = tuple(sorted((name, str(op.get(name))) for name in op.parameters if name != "kernel"))
+    return KernelTask(
+        op.name,
+        types.dims_of(x.type),
+        weight.shape,
+        weight.format,
+        x.type.format if isinstance(x.type, QuantizedType) else None,
+        quantize is not None and quantize.slot(1) is None,
+        target.name,
+        attributes,
+    )
+
+
+def choose(program: Program, target: Target, pick: Picker = cheapest) -> list[Assignment]:
+    """Pick a choice for every task and resolve its layouts in the IR; packing itself is a pass."""
+    speed = measured(target.machine)
+    assignments = assign(kernel_tasks(program, target), lambda task: kernels.offers(task, speed), pick)
+    for assignment in assignments:
+        _resolve(assignment.op, assignment.choice, program)
+    return assignments
+
+
+def _resolve(op: QuantizedOp, choice: Choice, program: Program) -> None:
+    value = op.operands[1]
+    weight = value.owner
+    assert isinstance(weight, Weight)
+    type_ = op.weight_type()
+    resolved = QuantizedType.of(type_.expressed, type_.format, choice.layout)
+    op.properties["kernel"] = StringAttr(" ".join([choice.kernel, *(f"{k}={v}" for k, v in choice.parameters)]))
+    if value.type == resolved:
+        return
+    new = Weight(_key(weight, choice, program), resolved, choice.zero_layout)
+    new.result.name_hint = value.name_hint
+    Rewriter.insert_op(new, InsertPoint.before(weight))
+    op.operands[1] = new.result
+    if value.first_use is None:
+        Rewriter.erase_op(weight)
+
+
+def _key(weight: Weight, choice: Choice, program: Program) -> str:
+    """The weight's own name, or another for a second layout of the same weight."""
+    readers = {use.operation for use in weight.result.uses}
+    if len(readers) == 1:
+        return weight.weight
+    key = f"{weight.weight}@{choice.kernel}"
+    for which in ("codes", "scale", "zero"):
+        if part(weight.weight, which) in program.weights:
+            program.weights[part(key, which)] = program.weights[part(weight.weight, which)]
+    return key
+
+
+def choice_of(op: QuantizedOp) -> Choice:
+    """The choice that was resolved into an operation, read back from the IR."""
+    text = op.get("kernel")
+    assert isinstance(text, str)
+    kernel, *parameters = text.split()
+    layout, weight = op.weight_type().layout, op.operands[1].owner
+    assert layout is not None and isinstance(weight, Weight)
+    pairs = tuple((name, int(value)) for name, value in (p.split("=") for p in parameters))
+    return Choice(kernel, layout, weight.zero_layout, pairs)

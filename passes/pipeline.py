@@ -1,0 +1,77 @@
+"""The order of the passes, which is meaning: simplify, then quantize weights, then activations. Packing comes last, in `api`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from qcc.ir.errors import CheckFailed
+from qcc.ir.program import Program
+from qcc.ir.rewrite import Pass, ProgramContext
+from qcc.ir.text import check
+
+from .canonicalize import Canonicalize
+from .fold_affine import FoldAffine
+from .fold_constants import FoldConstants
+from .fuse_batch_norm import FuseBatchNorm
+from .fuse_bias import FuseBias
+from .fuse_hard_sigmoid import FuseHardSigmoid
+from .fuse_hard_swish import FuseHardSwish
+from .quantize_activations import QuantizeActivations
+from .quantize_conv import QuantizeConv
+from .quantize_embedding import QuantizeEmbedding
+from .quantize_linear import QuantizeLinear
+
+
+@dataclass(frozen=True)
+class QuantizeOptions:
+    """What the quantizing passes take from the user."""
+
+    scheme: str
+    group_size: int = 0
+    algorithm: str = "rtn"
+    observer: str = "minmax"
+    ignore: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+
+
+def simplify() -> list[Pass]:
+    """Rewrites that keep the meaning: the result computes the same numbers up to rounding, with fewer operations."""
+    return [
+        Canonicalize(),
+        FoldConstants(),
+        FuseBatchNorm(),
+        FuseHardSigmoid(),
+        FuseHardSwish(),
+        FoldAffine(),
+        FoldAffine(),  # what the first round folded into a convolution may have stood in the way of its neighbour
+        Canonicalize(),
+        FoldConstants(),
+    ]
+
+
+def quantize(options: QuantizeOptions) -> list[Pass]:
+    """Weights first, because activations are chosen around quantized weights."""
+    o = options
+    return [
+        QuantizeLinear(o.scheme, o.group_size, o.algorithm, o.ignore, o.include),
+        QuantizeConv(o.scheme, o.group_size, o.algorithm, o.ignore, o.include),
+        QuantizeEmbedding(o.scheme, o.group_size, o.algorithm, o.include),
+        FuseBias(),
+        QuantizeActivations(o.scheme, o.group_size, o.observer),
+    ]
+
+
+Observe = Callable[[Pass, Program], None]
+
+
+def run(passes: list[Pass], program: Program, ctx: ProgramContext, *, after: Observe | None = None) -> None:
+    """Run passes in order; the module is verified after each, and `after` sees it."""
+    for each in passes:
+        each.run(program, ctx)
+        try:
+            check(program.module, f"after pass {each.name}")
+        except Exception as error:
+            raise CheckFailed(f"pass {each.name} broke the program: {error}", hint="this is a bug of qcc: please report it") from error
+        if after is not None:
+            after(each, program)

@@ -1,0 +1,55 @@
+"""`Conv(x, W, b) = q.conv(x, quantize(W), b)`, and `ConvTranspose` likewise: a scale for each output channel or finer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from xdsl.ir import Operation
+from xdsl.rewriter import InsertPoint, Rewriter
+
+from qcc.ir.dialects.onnx import OnnxOp
+from qcc.ir.dialects.q import Conv
+from qcc.ir.program import Program
+from qcc.ir.rewrite import Rewrite, array_of, replace, weight_name
+
+from . import schemes
+from .quantize_linear import quantized_weight
+from .selection import Selection, constant_weight
+
+
+@dataclass(frozen=True)
+class QuantizeConv(Rewrite):
+    """Quantize the constant weights of convolutions as a scheme says."""
+
+    name = "quantize_conv"
+    roots = ("onnx.Conv", "onnx.ConvTranspose")
+
+    scheme: str = "W8A8"
+    group_size: int = 0
+    algorithm: str = "rtn"
+    ignore: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+
+    def rewrite(self, op: Operation, program: Program) -> bool | str:
+        """Guards: a constant float weight, not left out."""
+        assert isinstance(op, OnnxOp)
+        scheme = schemes.load(self.scheme)
+        if not scheme.weight:
+            return False
+        reason = "the weight is computed"
+        if constant_weight(op.slot(1), program):
+            reason = Selection(self.ignore, self.include).skip_reason(op, op.operands[1], scheme.bits, program)
+        if reason:
+            program.decide(op.node, "skipped", reason)
+            return False
+        weight = array_of(op.operands[1], program)
+        assert weight is not None
+        transposed = op.op_type == "ConvTranspose"
+        fmt = scheme.conv_format(weight.shape, transposed=transposed, group_size=self.group_size)
+        w = quantized_weight(op, weight_name(op.operands[1], op.node), weight, fmt, self.algorithm, program)
+        attributes = {**op.parameters, **({"transposed": 1} if transposed else {})}
+        conv = Conv([op.operands[0], w, op.slot(2)], [op.results[0].type], attributes, node=op.node)
+        Rewriter.insert_op(conv, InsertPoint.before(op))
+        replace(op, conv.results[0])
+        program.decide(op.node, "quantized", f"weight {list(weight.shape)} as {fmt}")
+        return True

@@ -1,0 +1,91 @@
+"""Schemes: the names people know, as data. The file `W4A16.toml` is the scheme W4A16; this folder is the registry."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from qcc.ir.errors import BadInput
+from qcc.ir.format import Format, Scale
+
+_FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Formats for weights and activations. `weight=""` leaves the network in floating point."""
+
+    name: str
+    summary: str
+    weight: str = ""
+    """Element type of weights, such as `i4`."""
+    group: int = 0
+    """Weights of a row that share a scale; 0: the whole row (one scale an output channel)."""
+    asymmetric: bool = False
+    activation: str = ""
+    """Element type of activations; empty: float."""
+    dynamic: bool = False
+    """Scales of activations are computed at run time, by group where weights have groups; else they are calibrated."""
+
+    @property
+    def bits(self) -> int:
+        """Bits of a weight; 32 for float."""
+        return int(self.weight[1:]) if self.weight else 32
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether activations have scales that only samples can give."""
+        return bool(self.activation) and not self.dynamic
+
+    def linear_format(self, group_size: int = 0) -> Format:
+        """The format of a weight [N, K]."""
+        group = group_size or self.group
+        return self._format((group,) if group else (None,))
+
+    def conv_format(self, shape: tuple[int, ...], *, transposed: bool = False, group_size: int = 0) -> Format:
+        """The format of a convolution weight [M, C/group, kernel...]: a scale for each output channel and, in schemes with groups,
+        for as many of its input channels as make up a group."""
+        kernel = (None,) * (len(shape) - 2)
+        if transposed:
+            return self._format((None, 1, *kernel))
+        group = group_size or self.group
+        size = 1
+        for extent in shape[2:]:
+            size *= extent
+        channels = group // max(1, size) if group else 0
+        if self.activation or channels < 1 or channels >= shape[1]:
+            return self._format((None,) * (len(shape) - 1))
+        while shape[1] % channels:
+            channels -= 1
+        return self._format((channels, *kernel))
+
+    def activation_format(self, group_size: int = 0) -> Format | None:
+        """The format of activations, None where they stay float."""
+        if not self.activation:
+            return None
+        group = group_size or self.group
+        block = (group,) if self.dynamic and group else None
+        symmetric = self.activation[0] == "i"
+        return Format(self.activation, (Scale("f32", block),), None if symmetric else self.activation)
+
+    def _format(self, block: tuple[int | None, ...]) -> Format:
+        element = f"u{self.bits}" if self.asymmetric else self.weight
+        return Format(element, (Scale("f32", block),), element if self.asymmetric else None)
+
+
+def names() -> list[str]:
+    """The names of all schemes."""
+    return sorted(p.stem for p in _FOLDER.glob("*.toml"))
+
+
+@cache
+def load(name: str) -> Scheme:
+    """The scheme called `name`, in any case."""
+    known = {n.upper(): n for n in names()}
+    found = known.get(name.upper())
+    if found is None:
+        raise BadInput(f"no scheme is called {name!r}", hint=f"known schemes: {', '.join(names())}")
+    data = tomllib.loads((_FOLDER / f"{found}.toml").read_text())
+    return Scheme(found, **data)
