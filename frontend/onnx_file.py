@@ -7,6 +7,8 @@ opsets with the version converter, inline local functions, infer shapes, build t
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from qcc.ir.errors import BadInput, NotSupported
 from qcc.ir.program import Program
 from qcc.ir.weights import WeightStore
 
+from .onnx_external import map_external, tensors
 from .onnx_graph import build_program
 
 OLDEST_OPSET = 7
@@ -41,23 +44,43 @@ _MAGIC = (
 )
 
 
-def read(path: Path) -> Program:
+@dataclass(frozen=True)
+class Shapes:
+    """What the user says about inputs: whole shapes by name, and names for single axes."""
+
+    fixed: dict[str, Sequence[int]] = field(default_factory=dict[str, Sequence[int]])
+    symbols: dict[str, dict[int, str]] = field(default_factory=dict[str, dict[int, str]])
+
+
+_AS_IS = Shapes()
+
+
+def read(path: Path, *, shapes: Shapes = _AS_IS) -> Program:
     """The program of an ONNX file, with its external data mapped. `BadInput` or `NotSupported` say what is wrong and where."""
     model = _parse(path)
     store = WeightStore()
-    _map_external(model.graph, path, store)
-    return from_model(model, store, str(path))
+    map_external(model, path, store)
+    return from_model(model, store, str(path), shapes=shapes)
 
 
-def from_model(model: ModelProto, store: WeightStore | None = None, name: str = "the model", *, lowest_opset: int = LOWEST_OPSET) -> Program:
+def from_model(
+    model: ModelProto,
+    store: WeightStore | None = None,
+    name: str = "the model",
+    *,
+    lowest_opset: int = LOWEST_OPSET,
+    shapes: Shapes = _AS_IS,
+) -> Program:
     """The program of a `ModelProto`. The proto is taken over: its weights move to the store."""
     store = store if store is not None else WeightStore()
+    _check_self_contained(model, name)
     _check_opsets(model, name)
     lifted = _lift_weights(model, store)
     _check_structure(model, name)
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
     model = _raise_opset(model, lowest_opset, name)
+    _apply_shapes(model.graph, shapes, set(lifted), name)
     _check_domains(model.graph, {o.domain: o.version for o in model.opset_import}, name)
     try:
         model = onnx.shape_inference.infer_shapes(model, data_prop=True)
@@ -66,6 +89,35 @@ def from_model(model: ModelProto, store: WeightStore | None = None, name: str = 
     program = build_program(model, store, lifted, name)
     _check_values(store, name)
     return program
+
+
+def _apply_shapes(graph: GraphProto, shapes: Shapes, lifted: set[str], name: str) -> None:
+    """Set the dimensions that the user named; inference finds the others anew."""
+    inputs = {i.name: i.type.tensor_type for i in graph.input if i.name not in lifted}
+    for key, wanted in [*shapes.fixed.items(), *shapes.symbols.items()]:
+        if key not in inputs:
+            raise BadInput(f"{name}: no input is called {key!r}", hint=f"its inputs: {', '.join(inputs)}")
+        dims = inputs[key].shape.dim
+        if not inputs[key].HasField("shape") and not isinstance(wanted, dict):
+            for _ in wanted:
+                dims.add()
+        pairs = wanted.items() if isinstance(wanted, dict) else enumerate(wanted)
+        if (not isinstance(wanted, dict) and len(wanted) != len(dims)) or any(not -len(dims) <= axis < len(dims) for axis, _ in pairs):
+            raise BadInput(f"{name}: input {key!r} has {len(dims)} axes, which {wanted} does not fit")
+        for axis, value in wanted.items() if isinstance(wanted, dict) else enumerate(wanted):
+            dim = dims[axis]
+            if isinstance(value, int) and dim.HasField("dim_value") and dim.dim_value not in (-1, value):
+                raise BadInput(f"{name}: axis {axis} of input {key!r} is fixed at {dim.dim_value}, not {value}", hint="export the model with that axis dynamic")
+            dim.Clear()
+            if isinstance(value, int):
+                dim.dim_value = value
+            else:
+                dim.dim_param = value
+    if shapes.fixed or shapes.symbols:
+        del graph.value_info[:]
+        for output in graph.output:
+            if output.type.HasField("tensor_type"):
+                output.type.tensor_type.ClearField("shape")
 
 
 def _parse(path: Path) -> ModelProto:
@@ -87,6 +139,12 @@ def _parse(path: Path) -> ModelProto:
     if not model.ir_version or not (model.graph.node or model.graph.output):
         raise BadInput(f"{path}: not an ONNX model: it has no graph", hint="copy or export the model again")
     return model
+
+
+def _check_self_contained(model: ModelProto, name: str) -> None:
+    for tensor in tensors(model):
+        if tensor.data_location == TensorProto.EXTERNAL:
+            raise BadInput(f"{name}: tensor {tensor.name!r} lies in a file", hint="give the path of the model, or load its external data first")
 
 
 def _check_opsets(model: ModelProto, name: str) -> None:
@@ -128,9 +186,16 @@ def _raise_opset(model: ModelProto, lowest: int, name: str) -> ModelProto:
     if version >= lowest:
         return model
     try:
-        return onnx.version_converter.convert_version(model, lowest)
+        raised = onnx.version_converter.convert_version(model, lowest)
     except (onnx.version_converter.ConvertError, RuntimeError, ValueError, IndexError) as error:
         raise NotSupported(f"{name}: opset {version} could not be raised to {lowest}: {_line(error)}", hint=f"export it at opset {lowest} or newer") from error
+    for before, after in zip(model.graph.input, raised.graph.input, strict=True):
+        if types.from_proto(before.type) != types.from_proto(after.type):
+            raise NotSupported(
+                f"{name}: raising opset {version} to {lowest} would change input {before.name!r}",
+                hint=f"export it at opset {lowest} or newer",
+            )
+    return raised
 
 
 def _lift_weights(model: ModelProto, store: WeightStore) -> dict[str, str]:
@@ -195,46 +260,11 @@ def _to_array(tensor: TensorProto) -> np.ndarray:
         raise BadInput(f"tensor {tensor.name!r}: its data does not fit its shape {list(tensor.dims)}", hint="the file is damaged: export it again") from error
 
 
-def _map_external(graph: GraphProto, path: Path, store: WeightStore) -> None:
-    """Map every external initializer into the store, and refuse files that are missing, too short or outside the model's folder."""
-    folder = path.parent.resolve()
-    for tensor in graph.initializer:
-        if tensor.data_location != TensorProto.EXTERNAL:
-            continue
-        entries = {e.key: e.value for e in tensor.external_data}
-        file = (folder / entries.get("location", "")).resolve()
-        if not file.is_relative_to(folder):
-            raise BadInput(f"{path}: tensor {tensor.name!r} points outside the model's folder: {entries.get('location')}", hint="keep external data beside the model")
-        if not file.is_file():
-            raise BadInput(f"{path}: the external data file {entries.get('location')!r} of tensor {tensor.name!r} is missing", hint=f"put it into {folder}")
-        row = types.element_of(tensor.data_type)
-        packed = tensor.data_type in (TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1, TensorProto.INT2, TensorProto.UINT2)
-        shape = tuple(tensor.dims)
-        try:
-            offset, length = int(entries.get("offset", 0)), int(entries.get("length", -1))
-        except ValueError as error:
-            raise BadInput(f"{path}: tensor {tensor.name!r}: its external offset or length is not a number") from error
-        expected = _bytes(tensor)
-        if not packed and (offset < 0 or offset + expected > file.stat().st_size or length not in (-1, expected)):
-            raise BadInput(f"{path}: tensor {tensor.name!r} needs {expected} bytes at {offset} of {file.name}, which has {file.stat().st_size}", hint="the data file is truncated or of another model")
-        if packed:
-            copy = TensorProto()
-            copy.CopyFrom(tensor)
-            onnx.external_data_helper.load_external_data_for_tensor(copy, os.fspath(folder))
-            store[tensor.name] = _to_array(copy)
-        elif expected:
-            store[tensor.name] = np.memmap(file, row.numpy, "r", offset, shape or (1,)).reshape(shape)
-        else:
-            store[tensor.name] = np.empty(shape, row.numpy)
-        tensor.data_location = TensorProto.DEFAULT
-        del tensor.external_data[:]
-
-
 def _check_values(store: WeightStore, name: str) -> None:
     """Weights must be finite: a NaN would spread through every scale."""
     for key in store:
         array = store[key]
-        if array.dtype.kind != "f" or array.dtype.itemsize > 8:
+        if not array.dtype.name.startswith(("float", "bfloat")):
             continue
         flat = array.reshape(-1)
         for begin in range(0, flat.size, 1 << 22):

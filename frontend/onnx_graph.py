@@ -157,7 +157,7 @@ class _Builder:
 
 def _constant(node: NodeProto) -> np.ndarray | None:
     """The array of a Constant node in any of its forms; None for other nodes."""
-    if node.op_type != "Constant" or node.domain or not node.attribute:
+    if node.op_type != "Constant" or node.domain or len(node.attribute) != 1:
         return None
     attribute = node.attribute[0]
     match attribute.name:

@@ -107,8 +107,8 @@ class _Emitter:
         """Let each returned value carry its output's name where it can; gives the names that need an Identity instead."""
         pending: list[str] = []
         for value, name in zip(self.program.outputs, wanted, strict=True):
-            if value in self.names or isinstance(value, BlockArgument):
-                pending.append(name)
+            if value in self.names:
+                pending.append("" if self.names[value] == name else name)
             else:
                 self.names[value] = name
                 pending.append("")
@@ -180,7 +180,8 @@ class _Emitter:
     def _initializer(self, op: Weight) -> TensorProto:
         array = self.program.weights[op.weight]
         name = self._name(op.result)
-        if array.nbytes <= _INLINE_BYTES:
+        narrow = types.element_of(array.dtype).bits < 8  # the store holds one a byte, an ONNX file several
+        if array.nbytes <= _INLINE_BYTES or narrow:
             return attr.from_array(array, name)
         tensor = TensorProto(name=name, data_type=types.element_of(array.dtype).onnx, dims=array.shape)
         _set_external(tensor, "weights", Extent(0, array.nbytes))

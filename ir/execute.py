@@ -65,7 +65,7 @@ def session(emitted: EmittedModel, program: Program, *, threads: int = 0, optimi
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_ENABLE_BASIC
     names = list(emitted.external)
     arrays = [np.ascontiguousarray(program.weights[emitted.external[name]]) for name in names]
-    values = [onnxruntime.OrtValue.ortvalue_from_numpy(a) if a.dtype.kind in "fiub" else _exotic(a) for a in arrays]
+    values = [onnxruntime.OrtValue.ortvalue_from_numpy(a) if a.dtype.isbuiltin == 1 else _exotic(a) for a in arrays]
     options.add_external_initializers(names, values)
     from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, NotImplemented, RuntimeException
 

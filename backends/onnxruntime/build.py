@@ -1,0 +1,41 @@
+"""Build the backend's part of an artifact: choose kernels, pack, lower, write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from qcc.ir.kernel_task import Assignment, Picker, cheapest
+from qcc.ir.program import Program
+from qcc.ir.rewrite import ProgramContext
+from qcc.ir.target import Target
+from qcc.passes.pack_weights import PackWeights
+
+from .emit import write_model
+from .lower import lower
+from .tasks import choose
+
+
+@dataclass(frozen=True)
+class Built:
+    """The choices made, and the names of the layers' results in the written model, by node."""
+
+    assignments: list[Assignment]
+    values: dict[str, str]
+
+
+def resolve(program: Program, target: Target, pick: Picker = cheapest) -> list[Assignment]:
+    """Choose a kernel for every task and resolve layouts in the IR."""
+    return choose(program, target, pick)
+
+
+def build(program: Program, target: Target, folder: Path, weights: str, pick: Picker = cheapest, packed: Callable[[], None] | None = None) -> Built:
+    """Write `model.onnx` and the weights file into `folder`. `program` is left with resolved layouts and packed weights."""
+    assignments = resolve(program, target, pick)
+    PackWeights().run(program, ProgramContext(program=program))
+    if packed is not None:
+        packed()
+    lowered = lower(program)
+    names = write_model(lowered.program, program, folder, weights)
+    return Built(assignments, {node: names[value] for node, value in lowered.results.items() if value in names})

@@ -1,0 +1,51 @@
+"""Run `model.onnx` of an artifact folder on ONNX Runtime's CPU provider; weights are mapped from the file beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from qcc.ir.errors import BadInput
+
+MODEL = "model.onnx"
+
+
+class SessionRunner:
+    """An ONNX Runtime session; `run` is safe to call from several threads."""
+
+    def __init__(self, model: str | bytes, folder: Path, threads: int) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = threads
+        if isinstance(model, bytes):
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder.absolute()))
+        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self.outputs = [o.name for o in self._session.get_outputs()]
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The outputs by name; `BadInput` where the network fails on these inputs."""
+        from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
+
+        try:
+            return dict(zip(self.outputs, self._session.run(self.outputs, dict(feeds)), strict=True))
+        except (Fail, InvalidArgument, RuntimeException) as error:
+            raise BadInput(f"the network does not run on these inputs: {str(error).splitlines()[0][:300]}") from error
+
+
+def open_folder(folder: Path, threads: int) -> SessionRunner:
+    """A runner on an artifact folder."""
+    return SessionRunner(str(folder / MODEL), folder, threads)
+
+
+def open_with_values(folder: Path, values: Sequence[str], threads: int) -> SessionRunner:
+    """A runner that also gives inner values of the model by name, for finding out where error comes from."""
+    import onnx
+
+    proto = onnx.load(str(folder / MODEL), load_external_data=False)
+    present = {o for node in proto.graph.node for o in node.output} - {o.name for o in proto.graph.output}
+    proto.graph.output.extend(onnx.ValueInfoProto(name=v) for v in dict.fromkeys(values) if v in present)
+    return SessionRunner(proto.SerializeToString(), folder, threads)

@@ -1,0 +1,142 @@
+"""Load and run an artifact: no compiler, no torch, only the runtime of its backend."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol, cast
+
+import numpy as np
+
+from qcc.ir.errors import BadInput
+
+from .artifact import Manifest, PortRecord, read_manifest, require_unchanged, writing
+
+
+class Runner(Protocol):
+    """What a backend opens on an artifact folder. `run` may be called from several threads at once."""
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The outputs by name."""
+        ...
+
+
+class Artifact:
+    """A compiled network. Call it with arrays; it may be called from several threads at once.
+
+        artifact = qcc.load("model.qcc")
+        logits = artifact(images)["logits"]
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, *, threads: int = 0, temporary: bool = False) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.threads = threads
+        self._runner: Runner | None = None
+        self._lock = threading.Lock()
+        self._temporary = temporary
+
+    def __del__(self) -> None:
+        if getattr(self, "_temporary", False):
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __repr__(self) -> str:
+        m = self.manifest
+        return f"<Artifact {m.name}: {m.scheme} for {m.target} by {m.backend}, {m.bytes:,} bytes, {m.error.sqnr_db:.1f} dB>"
+
+    @property
+    def inputs(self) -> list[PortRecord]:
+        """Names, dtypes and shapes of the inputs."""
+        return self.manifest.inputs
+
+    @property
+    def outputs(self) -> list[PortRecord]:
+        """Names, dtypes and shapes of the outputs."""
+        return self.manifest.outputs
+
+    def __call__(self, *args: np.ndarray | Mapping[str, np.ndarray], **named: np.ndarray) -> dict[str, np.ndarray]:
+        """Run on arrays given in the order of the inputs, by name, or as one mapping; gives the outputs by name.
+
+        Raises `BadInput` where an input is missing, unknown, or of a rank, extent or dtype that the network does not take.
+        """
+        feeds = _bind(self.inputs, args, named)
+        for port in self.inputs:
+            feeds[port.name] = _fit(port, feeds[port.name])
+        return self.runner.run(feeds)
+
+    @property
+    def runner(self) -> Runner:
+        """The backend's session, opened when first needed."""
+        with self._lock:
+            if self._runner is None:
+                self._runner = _open(self.folder, self.manifest, self.threads)
+            return self._runner
+
+    def save(self, folder: str | os.PathLike[str], *, force: bool = False) -> Artifact:
+        """Write the artifact to `folder`, whole or not at all, and give the artifact there."""
+        destination = Path(folder)
+        with writing(destination, force=force) as temporary:
+            shutil.copytree(self.folder, temporary, dirs_exist_ok=True)
+        return Artifact(destination, self.manifest, threads=self.threads)
+
+
+def load(folder: str | os.PathLike[str], *, threads: int = 0) -> Artifact:
+    """The artifact in `folder`, after checking its files against their hashes. `threads=0` uses every core.
+
+    Raises `BadInput` where the folder is no artifact, or was changed after it was written.
+    """
+    path = Path(folder)
+    manifest = read_manifest(path)
+    require_unchanged(path, manifest)
+    return Artifact(path, manifest, threads=threads)
+
+
+def _open(folder: Path, manifest: Manifest, threads: int) -> Runner:
+    if manifest.backend not in {p.name for p in Path(__file__).parent.iterdir() if p.is_dir()}:
+        raise BadInput(f"{folder}: made by the backend {manifest.backend!r}, which this qcc does not have", hint="update qcc")
+    module = importlib.import_module(f"qcc.backends.{manifest.backend}.run")
+    return cast("Runner", module.open_folder(folder, threads))
+
+
+def _bind(
+    ports: list[PortRecord], args: tuple[np.ndarray | Mapping[str, np.ndarray], ...], named: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    names = [p.name for p in ports]
+    if len(args) == 1 and isinstance(args[0], Mapping):
+        feeds = {**args[0], **named}
+    elif len(args) > len(names):
+        raise BadInput(f"{len(args)} arrays were given, the network takes {len(names)}: {', '.join(names)}")
+    else:
+        feeds = {**dict(zip(names, args, strict=False)), **named}
+    unknown, missing = sorted(set(feeds) - set(names)), [n for n in names if n not in feeds]
+    if unknown or missing:
+        wrong = f"unknown input {unknown[0]!r}" if unknown else f"input {missing[0]!r} is missing"
+        raise BadInput(wrong, hint=f"the network takes: {', '.join(map(describe, ports))}")
+    return {name: np.asarray(value) for name, value in feeds.items()}
+
+
+def _fit(port: PortRecord, array: np.ndarray) -> np.ndarray:
+    """The array as the input takes it: float64 becomes float32 and integers widen; everything else must match."""
+    shape = port.shape
+    if shape is not None:
+        matches = len(shape) == array.ndim and all(not isinstance(d, int) or d == e for d, e in zip(shape, array.shape, strict=True))
+        if not matches:
+            raise BadInput(f"input {port.name!r} has shape {list(array.shape)}", hint=f"the network takes {describe(port)}")
+    if array.dtype.name == port.dtype or port.dtype == "object":
+        return array
+    wanted = np.dtype(port.dtype)
+    both_float = array.dtype.kind == "f" and wanted.kind == "f"
+    both_integer = array.dtype.kind in "iu" and wanted.kind in "iu" and np.can_cast(array.dtype, wanted, "safe")
+    if not both_float and not both_integer:
+        raise BadInput(f"input {port.name!r} has dtype {array.dtype.name}", hint=f"the network takes {describe(port)}")
+    return array.astype(wanted)
+
+
+def describe(port: PortRecord) -> str:
+    """A port for people: `images: float32 [batch, 1, 8, 8]`."""
+    shape = "?" if port.shape is None else ", ".join("?" if d is None else str(d) for d in port.shape)
+    return f"{port.name}: {port.dtype} [{shape}]"

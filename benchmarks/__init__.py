@@ -1,0 +1,1 @@
+"""Speed and quality claims, one script a claim; the workloads they share are in `workloads`."""

@@ -1,0 +1,456 @@
+"""The torch doors: an `nn.Module` or an `ExportedProgram` becomes an ONNX file, and a `.pt2` file a program, safely."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import logging
+import re
+import tempfile
+import warnings
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from qcc.ir.errors import BadInput, MissingExtra, NotSupported
+
+from . import pt2_archive
+
+if TYPE_CHECKING:
+    import torch
+    from torch.export import ExportedProgram
+
+Dynamic = Mapping[str, Mapping[int, str]]
+
+
+def to_onnx(
+    model: torch.nn.Module | ExportedProgram,
+    inputs: Any = None,
+    *,
+    folder: str | Path,
+    dynamic: Dynamic | None = None,
+    opset: int = 23,
+) -> Path:
+    """Write `model` as `folder/model.onnx` with its weights beside it, and return the path of the ONNX file.
+
+    A module is captured first, with `inputs` and `dynamic` as `capture` takes them; a program is taken as it is.
+    Weights of a kilobyte and more go to `model.onnx.data`, so a model may exceed the 2 GB that protobuf allows. They
+    bear their torch names, also where the export has transposed them. Inputs are named after the parameters of
+    `forward`, with the path inside nested ones (`past_0_1`); outputs are `output`, `output_0 ...` or the keys of a
+    returned dict, with `_out` added where an input has that name.
+
+    At opset 23 scaled dot product attention stays `Attention` and RMS norm becomes `RMSNormalization`; at 24 torch
+    decomposes the latter. Raises `BadInput`, `NotSupported` or `MissingExtra`, with torch's reason in one line.
+    """
+    torch = _torch()
+    if isinstance(model, torch.export.ExportedProgram):
+        if inputs is not None or dynamic is not None:
+            raise BadInput(
+                "an ExportedProgram is captured already: it takes neither example inputs nor dynamic axes",
+                hint="give dynamic_shapes to torch.export.export, or pass the module instead",
+            )
+        return _write(model, Path(folder), {}, opset)
+    call = _bind(model, inputs)
+    axes = _axes(call, dynamic or {})
+    return _write(_capture(model, call, axes), Path(folder), axes, opset)
+
+
+def capture(model: torch.nn.Module, inputs: Any, *, dynamic: Dynamic | None = None) -> ExportedProgram:
+    """Capture `model` in eval mode with `torch.export`; its training flags are restored.
+
+    `inputs` is a tensor, a tuple of arguments or a dict of keyword arguments, with tensors at any depth of tuples,
+    lists and dicts. `dynamic` names the axes whose size may change, `{"input_ids": {0: "batch", 1: "length"}}`; one
+    name is one size, and the example may be of size 1 there unless forward() treats that size apart. Limits that torch
+    finds in the model (`length >= 2`) narrow an axis: `program.range_constraints` holds them. Raises `BadInput` where
+    the inputs do not fit the module or an axis cannot change, and `NotSupported` where torch cannot capture it.
+    """
+    call = _bind(model, inputs)
+    return _capture(model, call, _axes(call, dynamic or {}))
+
+
+def open_pt2(path: str | Path) -> ExportedProgram:
+    """Load the exported program of a `.pt2` file that nobody vouches for: checked first, and nothing in it is run.
+
+    Its example inputs are not loaded, being a pickle. Raises as `pt2_archive.inspect` does, and `NotSupported` where
+    this torch cannot rebuild the program.
+    """
+    with tempfile.TemporaryDirectory(prefix="qcc-") as folder:
+        checked = Path(folder) / "checked.pt2"
+        pt2_archive.write_checked_copy(path, checked)
+        torch = _torch()
+        from torch.export.pt2_archive._package import load_pt2  # torch.export.load swallows the reason of a failure
+
+        try:
+            with _quiet():
+                return load_pt2(str(checked)).exported_programs["model"]
+        except _FAILURES as error:
+            raise NotSupported(
+                f"{path}: torch {torch.__version__} cannot rebuild the program: {_reason(_root(error))}",
+                hint="save it again with this version of torch",
+            ) from error
+
+
+_FAILURES = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError)
+
+
+def _torch() -> Any:
+    """The torch module; `Any`, because its stubs leave the exporter unknown."""
+    try:
+        import onnxscript  # noqa: F401  # pyright: ignore[reportUnusedImport]
+        import torch
+    except ImportError as error:
+        raise MissingExtra(f"reading a torch model needs {error.name}", hint='pip install "qcc[torch]"') from error
+    return torch
+
+
+def _bind(model: Any, inputs: Any) -> inspect.BoundArguments:
+    """The call `forward(*inputs)` in the order of its signature."""
+    torch = _torch()
+    if not isinstance(model, torch.nn.Module):
+        raise BadInput(f"expected a torch.nn.Module or an ExportedProgram, not {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise NotSupported("a TorchScript module cannot be captured", hint="pass the module it was made from")
+    signature = inspect.signature(model.forward)
+    expected = f"{type(model).__name__}.forward{signature}"
+    if inputs is None:
+        raise BadInput(f"{expected} needs example inputs", hint="inputs=(tensor, ...) or {'name': tensor, ...}")
+    try:
+        if isinstance(inputs, Mapping):
+            call = signature.bind(**inputs)
+        else:
+            call = signature.bind(*inputs) if isinstance(inputs, tuple) else signature.bind(inputs)
+    except TypeError as error:
+        raise BadInput(
+            f"the example inputs do not fit {expected}: {error}", hint="a tensor, a tuple or a dict"
+        ) from error
+    if not _tensors(call):
+        raise BadInput(f"the example inputs of {expected} hold no tensor", hint="inputs=torch.randn(...)")
+    for name, weight in [*model.named_parameters(), *model.named_buffers()]:
+        if weight.is_meta:
+            raise BadInput(f"the weight {name!r} has no data (it is on the meta device)", hint="load the weights first")
+    return call
+
+
+def _tensors(call: inspect.BoundArguments) -> dict[str, torch.Tensor]:
+    """The tensors among the arguments by the names that torch gives them: `x`, `past_0_1`, `cache_key`."""
+    torch = _torch()
+
+    def leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, torch.Tensor):
+            yield name, value
+        for key, part in _parts(value).items():
+            yield from leaves(f"{name}_{key}", part)
+
+    arguments = dict(call.arguments)
+    for name, parameter in call.signature.parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            arguments |= arguments.pop(name, {})
+    return dict(leaf for name, value in arguments.items() for leaf in leaves(name, value))
+
+
+def _parts(value: Any) -> dict[Any, Any]:
+    """What a dict, list or tuple holds, by key or position; nothing of any other value."""
+    if isinstance(value, Mapping):
+        return dict(cast("Mapping[Any, Any]", value))
+    return dict(enumerate(cast("Sequence[Any]", value))) if isinstance(value, (list, tuple)) else {}
+
+
+def _axes(call: inspect.BoundArguments, dynamic: Dynamic) -> dict[str, dict[int, str]]:
+    """`dynamic` with axes counted from the front, held against the example tensors."""
+    tensors = _tensors(call)
+    sizes: dict[str, int] = {}
+    axes: dict[str, dict[int, str]] = {}
+    for name, named in dynamic.items():
+        if name not in tensors:
+            raise BadInput(f"no input {name!r} to make dynamic", hint=f"the inputs are {', '.join(tensors)}")
+        shape = tuple(tensors[name].shape)
+        axes[name] = {}
+        for axis, dim in named.items():
+            if not -len(shape) <= axis < len(shape):
+                raise BadInput(f"the input {name!r} of shape {shape} has no axis {axis}")
+            if not dim.isidentifier():
+                raise BadInput(f"the dynamic axis name {dim!r} is not a word", hint='such as "batch" or "length"')
+            if sizes.setdefault(dim, shape[axis]) != shape[axis]:
+                raise BadInput(
+                    f"the axis {dim!r} is {sizes[dim]} in one example input and {shape[axis]} in {name!r}",
+                    hint="give axes of different sizes different names",
+                )
+            axes[name][axis % len(shape)] = dim
+    return axes
+
+
+def _capture(model: Any, call: inspect.BoundArguments, axes: dict[str, dict[int, str]]) -> ExportedProgram:
+    torch = _torch()
+    gathered = [
+        name for name in call.arguments if call.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
+    ]
+    if axes and gathered:
+        raise NotSupported(
+            f"torch takes no dynamic axes where forward() gathers its arguments in **{gathered[0]}",
+            hint="name them in the signature of forward()",
+        )
+    dims: dict[str, Any] = {dim: torch.export.Dim(dim) for named in axes.values() for dim in named.values()}
+
+    def shapes(name: str, value: Any) -> Any:
+        """The dynamic axes in the structure of the argument, as torch.export wants them."""
+        if isinstance(value, torch.Tensor):
+            return {axis: dims[dim] for axis, dim in axes.get(name, {}).items()}
+        parts = {key: shapes(f"{name}_{key}", part) for key, part in _parts(value).items()}
+        if isinstance(value, Mapping):
+            return parts
+        if hasattr(value, "_fields"):
+            return type(value)(*parts.values())
+        return type(cast("Any", value))(parts.values()) if isinstance(value, (list, tuple)) else None
+
+    # Without this setting torch takes an example size of 1 for a constant; its own ONNX exporter sets it too.
+    any_size = torch.fx.experimental._config.patch(backed_size_oblivious=True)
+    with _quiet(), _evaluating(model), torch.no_grad(), any_size:
+        try:
+            tries = 3
+            while True:
+                dynamic = {name: shapes(name, value) for name, value in call.arguments.items()} if axes else None
+                try:
+                    return torch.export.export(model, call.args, call.kwargs, dynamic_shapes=dynamic)
+                except torch._dynamo.exc.UserError as error:
+                    tries -= 1
+                    dims |= _narrower(error, dims if tries else {})
+        except _FAILURES as error:
+            raise _explained(error, model, call) from error
+
+
+def _narrower(error: Any, dims: dict[str, Any]) -> dict[str, Any]:
+    """The axes of `dims` with the limits that torch found in the model, such as `3 <= height` for a 3x3 convolution.
+
+    Raises `error` where there are none, or where torch would make an axis a constant or equal to another.
+    """
+    torch = _torch()
+    if not_one := set(re.findall(r"values of (\w+) = .* != 1\.$", error.msg, re.MULTILINE)) & dims.keys():
+        return {name: torch.export.Dim(name, min=2) for name in not_one}
+    is_fixed = re.search(r"^\s*\w+ = \w+$", error.msg, re.MULTILINE)
+    if not dims or is_fixed or "Suggested fixes" not in error.msg:
+        raise error
+    shapes = {name: {0: dim} for name, dim in dims.items()}
+    refined = torch.export.dynamic_shapes.refine_dynamic_shapes_from_suggested_fixes(error.msg, shapes)
+    return {name: refined[name][0] for name in dims}
+
+
+def _explained(error: Exception, model: Any, call: inspect.BoundArguments) -> BadInput | NotSupported:
+    """Whose fault a failed capture is: of the inputs, of the dynamic axes, or of the module's code."""
+    name, text = type(model).__name__, str(error)
+    try:
+        model(*call.args, **call.kwargs)
+    except _FAILURES as failure:
+        return BadInput(
+            f"{name} does not run on the example inputs: {_reason(failure)}", hint="check their shapes and dtypes"
+        )
+    if "Constraints violated" in text:
+        violated = re.search(r"^\s+- (.+)", text, re.MULTILINE)
+        return BadInput(
+            f"the dynamic axes do not hold for {name}: {_reason(violated[1] if violated else error)}",
+            hint="take an example size of 2 or more there, leave the axis out, or remove what fixes it in forward()",
+        )
+    place = re.search(r'call raised this error:\s+File "(.+)", line (\d+)', text)
+    return NotSupported(
+        f"torch.export cannot capture {name}{f' ({place[1]}:{place[2]})' if place else ''}: {_reason(error)}",
+        hint="use torch operators only; control flow on tensor values becomes torch.where or torch.cond",
+    )
+
+
+def _write(program: Any, folder: Path, axes: dict[str, dict[int, str]], opset: int) -> Path:
+    torch = _torch()
+    inputs = _input_names(program)
+    outputs = _output_names(program, set(inputs))
+    shapes = {name: axes.get(name) for name in inputs} if axes else None
+    with _quiet():
+        try:
+            exported = torch.onnx.export(
+                program, dynamo=True, opset_version=opset, dynamic_shapes=shapes, optimize=True, verbose=False
+            )
+        except _FAILURES as error:
+            raise NotSupported(
+                f"torch has no ONNX translation of this model: {_reason(_root(error))}",
+                hint="replace what it names: an operator, or the opset",
+            ) from error
+        model, signature = exported.model, exported.exported_program.graph_signature
+        if changed := [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]:
+            raise NotSupported(
+                f"forward() changes {changed[0]!r} in place, and an ONNX graph keeps no state",
+                hint="take the old value as an input and return the new one",
+            )
+        if model.opset_imports[""] != opset:
+            raise NotSupported(f"torch can write opset {model.opset_imports['']} of this model, but not {opset}")
+        _give_rotary_a_batch(model)
+        _name_values(model, inputs, outputs)
+        _name_weights(model, exported.exported_program)
+        _forget_source(model)
+        folder.mkdir(parents=True, exist_ok=True)
+        exported.save(folder / "model.onnx", external_data=True)
+    return folder / "model.onnx"
+
+
+def _input_names(program: Any) -> list[str]:
+    return [spec.arg.name for spec in program.graph_signature.input_specs if _is_user_value(spec)]
+
+
+def _is_user_value(spec: Any) -> bool:
+    return spec.kind.name in ("USER_INPUT", "USER_OUTPUT") and not hasattr(spec.arg, "value")
+
+
+def _output_names(program: Any, taken: set[str]) -> list[str]:
+    """One name an output, from where it stands in the returned structure; `None` is no output."""
+
+    def paths(spec: Any, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+        if spec.is_leaf():
+            yield path
+            return
+        children: list[Any] = spec.children()
+        keys: Any = getattr(spec.context, "_fields", spec.context)
+        if not isinstance(keys, (list, tuple)) or len(cast("Sequence[Any]", keys)) != len(children):
+            keys = range(len(children))
+        for key, child in zip(cast("Sequence[Any]", keys), children, strict=True):
+            yield from paths(child, (*path, str(key)))
+
+    names: list[str] = []
+    specs = [spec for spec in program.graph_signature.output_specs if spec.kind.name == "USER_OUTPUT"]
+    for path, spec in zip(paths(program.call_spec.out_spec, ()), specs, strict=True):
+        name = "_".join(path) if path and not path[0].isdigit() else "_".join(("output", *path))
+        if _is_user_value(spec):
+            name = f"{name}_out" if name in taken else name
+            taken.add(name)
+            names.append(name)
+        elif spec.arg.value is not None:
+            raise NotSupported(
+                f"the output {name!r} is the constant {spec.arg.value!r}, not a tensor", hint="return tensors only"
+            )
+    return names
+
+
+def _give_rotary_a_batch(model: Any) -> None:
+    """Expand the angles of `RotaryEmbedding` to the batch of what they turn: torch's fusion leaves them at batch 1.
+
+    The ONNX operator does not broadcast: its caches are (batch, length, head size / 2).
+    """
+    import onnx_ir
+
+    for node in list(model.graph.all_nodes()):
+        if (node.domain, node.op_type, len(node.inputs)) != ("", "RotaryEmbedding", 3):
+            continue
+        x, *caches = node.inputs
+        if caches[0].shape is not None and caches[0].shape[0] == x.shape[0]:
+            continue
+        batch = onnx_ir.node("Shape", [x], attributes={"start": 0, "end": 1})
+        ones = onnx_ir.node("Constant", [], attributes={"value_ints": [1, 1]})
+        shape = onnx_ir.node("Concat", [batch.outputs[0], ones.outputs[0]], attributes={"axis": 0})
+        expands = [onnx_ir.node("Expand", [cache, shape.outputs[0]]) for cache in caches]
+        node.graph.insert_before(node, [batch, ones, shape, *expands])
+        for index, expand in enumerate(expands, 1):
+            node.replace_input_with(index, expand.outputs[0])
+
+
+def _name_values(model: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Give the graph's inputs and outputs their names; a value inside that has one of them yields."""
+    from onnx_ir.passes.common import NameFixPass
+
+    for value, name in zip((*model.graph.inputs, *model.graph.outputs), (*inputs, *outputs), strict=True):
+        value.name = name
+    NameFixPass()(model)
+
+
+def _name_weights(model: Any, program: Any) -> None:
+    """Give weights back the torch names that constant folding took: `val_8`, a transposed copy, is `head.weight`.
+
+    A weight is known by the parameter that the torch operator it feeds was given, if only one has its sizes. Of the
+    names of a shared parameter it bears the one in the module of that operator.
+    """
+    signature = program.graph_signature
+    tensors = {**program.state_dict, **program.constants}
+    sources = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+    shared: dict[tuple[int, int], list[str]] = {}
+    for name, tensor in tensors.items():
+        shared.setdefault((tensor.data_ptr(), tensor.nbytes), []).append(name)
+
+    def torch_name(value: Any) -> str | None:
+        names: set[str] = set()
+        for node in value.consumers():
+            module = "".join(re.findall(r"'([^']*)', '[^']*'\]$", node.metadata_props.get(_SCOPES, "")))
+            for placeholder in re.findall(r"%(\w+)", node.metadata_props.get(_FX_NODE, "")):
+                name = sources.get(placeholder, "")
+                if name in tensors and _same_sizes(tensors[name], value.const_value):
+                    aliases = shared[tensors[name].data_ptr(), tensors[name].nbytes]
+                    names.add(next((alias for alias in aliases if alias.startswith(f"{module}.")), name))
+        return names.pop() if len(names) == 1 else None
+
+    initializers = model.graph.initializers
+    wanted: dict[str, Any] = {}
+    for value in initializers.values():
+        name = torch_name(value)
+        if name is not None and name != value.name:
+            wanted.setdefault(name, value)
+    moving = {value.name for value in wanted.values()}
+    wanted = {name: value for name, value in wanted.items() if name not in initializers or name in moving}
+    for position, value in enumerate(wanted.values()):
+        value.name = f"//{position}"
+    for name, value in wanted.items():
+        value.name = name
+
+
+def _same_sizes(tensor: Any, constant: Any) -> bool:
+    return tensor.nbytes == constant.nbytes and sorted(tensor.shape) == sorted(constant.shape)
+
+
+_SCOPES = "pkg.torch.onnx.name_scopes"
+_FX_NODE = "pkg.torch.onnx.fx_node"
+
+
+def _forget_source(model: Any) -> None:
+    """Drop what describes the author's disk and the torch graph, and state the IR version that the opset needs."""
+    from onnx.helper import OP_SET_ID_VERSION_MAP
+
+    model.ir_version = max(model.ir_version, OP_SET_ID_VERSION_MAP["ai.onnx", model.opset_imports[""]])
+    model.graph.metadata_props.clear()
+    for node in model.graph.all_nodes():
+        node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
+        node.metadata_props.pop(_FX_NODE, None)
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """No warnings, log lines or dumped graphs: what matters of them is in the errors raised."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+@contextmanager
+def _evaluating(model: Any) -> Generator[None]:
+    """Eval mode for a while; each submodule gets its own flag back."""
+    flags = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training
+
+
+def _root(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _reason(error: BaseException | str) -> str:
+    """The first line of a message of torch's, which may run over pages, without its advice to torch developers."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    line = re.split(r"\.? +(?:\(unhinted|\(Size-like|If you're using|For more information)", line)[0]
+    return line if len(line) <= 300 else f"{line[:297]}..."

@@ -1,0 +1,38 @@
+"""The operators of `com.microsoft`, from the schemas that the installed ONNX Runtime exposes."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from onnx import AttributeProto
+from onnxruntime.capi.onnxruntime_pybind11_state import get_all_operator_schema
+
+from .schema import AttributeSpec, Formal, OperatorSchema
+
+_ATTRIBUTE_TYPES: dict[str, int] = dict(AttributeProto.AttributeType.items())
+
+
+@cache
+def operator_schemas() -> dict[str, OperatorSchema]:
+    """The schemas by operator name; deprecated ones are left out."""
+    return {s.name: _convert(s) for s in get_all_operator_schema() if s.domain == "com.microsoft" and not s.deprecated}
+
+
+def _convert(schema: Any) -> OperatorSchema:
+    """Any: the classes of the extension module carry no types."""
+
+    def formal(f: Any) -> Formal:
+        return Formal(f.name, f.option.name.lower(), f.typeStr, frozenset(f.types), f.isHomogeneous)
+
+    return OperatorSchema(
+        schema.domain,
+        schema.name,
+        schema.since_version,
+        tuple(map(formal, schema.inputs)),
+        tuple(map(formal, schema.outputs)),
+        (schema.min_input, schema.max_input),
+        (schema.min_output, schema.max_output),
+        {name: AttributeSpec(_ATTRIBUTE_TYPES[a.type.name], a.required, None) for name, a in schema.attributes.items()},
+        None,
+    )

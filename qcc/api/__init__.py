@@ -1,0 +1,12 @@
+"""The public functions: `compile`, `plan`, `load`, `verify`, `bench`. The flags of the command line are the same words."""
+
+from __future__ import annotations
+
+from qcc.backends.runtime import Artifact, load
+
+from .bench import BenchReport, bench
+from .compile import compile, plan  # noqa: A004 - the word people know
+from .report import Plan
+from .verify import VerifyReport, verify
+
+__all__ = ["Artifact", "BenchReport", "Plan", "VerifyReport", "bench", "compile", "load", "plan", "verify"]

@@ -1,0 +1,110 @@
+"""Whatever the user has, as a program: a path, an `onnx.ModelProto`, an `ExportedProgram`, or an `nn.Module` with example inputs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qcc.frontend import onnx_file
+from qcc.frontend.samples import InputSpec, Sample
+from qcc.ir import types
+from qcc.ir.errors import BadInput, NotSupported
+from qcc.ir.program import Program
+
+from .options import Options
+
+
+@dataclass(frozen=True)
+class Captured:
+    """The program, the name of the model, and the example inputs where the user gave some."""
+
+    program: Program
+    name: str
+    example: Sample | None
+
+
+def capture(model: object, inputs: Any, options: Options, folder: Path) -> Captured:
+    """Import a model; `folder` takes what torch writes. Any: example inputs are whatever `forward` takes."""
+    if isinstance(model, str | os.PathLike):
+        return _from_path(Path(model), inputs, options, folder)
+    if _is_proto(model):
+        proto = type(model)()  # pyright: ignore[reportUnknownVariableType]
+        proto.CopyFrom(model)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+        return Captured(onnx_file.from_model(proto, shapes=_shapes(options)), "model", _example(inputs, None))  # pyright: ignore[reportArgumentType]
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(model, torch.nn.Module | torch.export.ExportedProgram):
+        name = type(model).__name__ if isinstance(model, torch.nn.Module) else "program"
+        return _from_torch(model, inputs, options, folder, name)
+    raise BadInput(
+        f"{type(model).__name__} is no model that qcc reads",
+        hint="give the path of an .onnx or .pt2 file, an onnx.ModelProto, an ExportedProgram, or an nn.Module with example inputs",
+    )
+
+
+def _is_proto(model: object) -> bool:
+    return type(model).__name__ == "ModelProto" and hasattr(model, "graph")
+
+
+def _from_path(path: Path, inputs: Any, options: Options, folder: Path) -> Captured:
+    if not path.exists():
+        raise BadInput(f"{path}: no such file or folder", hint="give the path of an .onnx or .pt2 file")
+    if path.is_dir():
+        raise NotSupported(f"{path} is a folder: Hugging Face folders are not read yet", hint="export the model to ONNX, or pass the nn.Module in Python")
+    if path.suffix == ".gguf":
+        raise NotSupported(f"{path}: GGUF files are not read yet", hint="export the model to ONNX")
+    if path.suffix == ".pt2":
+        from qcc.frontend.torch_export import open_pt2
+
+        return _from_torch(open_pt2(path), None, options, folder, path.stem)
+    return Captured(onnx_file.read(path, shapes=_shapes(options)), path.stem, _example(inputs, None))
+
+
+def _from_torch(model: Any, inputs: Any, options: Options, folder: Path, name: str) -> Captured:
+    """Any: torch is not imported here."""
+    from qcc.frontend import torch_export
+
+    path = torch_export.to_onnx(model, inputs, folder=folder, dynamic=options.dynamic or None)
+    shapes = onnx_file.Shapes(dict(options.input_shapes), {})
+    program = onnx_file.read(path, shapes=shapes)
+    return Captured(program, name, _example(inputs, program))
+
+
+def _shapes(options: Options) -> onnx_file.Shapes:
+    return onnx_file.Shapes(dict(options.input_shapes), {n: dict(a) for n, a in options.dynamic.items()})
+
+
+def _example(inputs: Any, program: Program | None) -> Sample | None:
+    """Example inputs as arrays by name, where they are arrays or tensors."""
+    if inputs is None:
+        return None
+    values = inputs if isinstance(inputs, Mapping | tuple | list) else (inputs,)
+    if isinstance(values, Mapping):
+        arrays = {str(k): _array(v) for k, v in values.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    elif program is not None:
+        arrays = dict(zip((p.name for p in program.inputs()), map(_array, values), strict=False))
+    else:
+        raise BadInput("example inputs of an ONNX model are given by name", hint='pass inputs={"x": array}')
+    return None if any(a is None for a in arrays.values()) else {k: v for k, v in arrays.items() if v is not None}
+
+
+def _array(value: Any) -> np.ndarray | None:
+    if isinstance(value, np.ndarray):
+        return value
+    return value.detach().cpu().numpy() if hasattr(value, "detach") else None
+
+
+def input_specs(program: Program) -> list[InputSpec]:
+    """What samples of a program must look like; `NotSupported` for inputs that are not tensors."""
+    specs: list[InputSpec] = []
+    for port in program.inputs():
+        dims = types.dims_of(port.type)
+        if dims is None:
+            raise NotSupported(f"input {port.name!r} is {port.type}: only tensors of known rank can be fed", hint="give it a shape with --input-shape")
+        specs.append(InputSpec(port.name, dims, types.element_of(types.element_type(port.type)).numpy))
+    return specs

@@ -1,0 +1,182 @@
+"""`compile`: capture -> simplify -> calibrate -> quantize -> choose kernels -> pack -> emit -> check -> artifact."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qcc.backends.artifact import require_free, writing
+from qcc.backends.runtime import Artifact
+from qcc.frontend.images import ImageOptions
+from qcc.ir import target as targets
+from qcc.ir.errors import CheckFailed, NotSupported
+from qcc.ir.execute import run_all
+from qcc.ir.kernel_task import Picker, cheapest
+from qcc.ir.program import Program
+from qcc.ir.rewrite import Pass, ProgramContext
+from qcc.ir.verify import compare
+from qcc.passes import pipeline, schemes
+from qcc.passes.calibrate import calibrate
+from qcc.passes.selection import check_patterns
+
+from .capture import capture, input_specs
+from .data import load_data
+from .options import Options
+from .package import package
+from .report import PassCheck, Plan, Progress, Silent
+from .state import State
+
+
+def compile(  # noqa: A001 - the word people know
+    model: object,
+    inputs: Any = None,
+    *,
+    target: str = "cpu",
+    backend: str = "auto",
+    scheme: str = "W4A16",
+    group_size: int = 0,
+    algorithm: str = "rtn",
+    observer: str = "minmax",
+    calibration: str | os.PathLike[str] | Sequence[Mapping[str, np.ndarray]] | None = None,
+    calibration_limit: int = 128,
+    image: ImageOptions | None = None,
+    ignore: Sequence[str] = (),
+    include: Sequence[str] = (),
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    dynamic: Mapping[str, Mapping[int, str]] | None = None,
+    seed: int = 0,
+    min_sqnr: float | None = None,
+    max_error: float | None = None,
+    verify_passes: bool = False,
+    output: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+    pick: Picker = cheapest,
+) -> Artifact:
+    """Compile a network to an artifact.
+
+    `model` is the path of an `.onnx` or `.pt2` file, an `onnx.ModelProto`, an `ExportedProgram`, or an `nn.Module` with example
+    `inputs` (a tensor, a tuple, or a dict by name). `calibration` is the path of an `.npz` file or of a folder of `.npz` files
+    or images, samples as dicts of arrays, or "random" (only to try speed). `ignore` and `include` are names or
+    `re:...` patterns of nodes or weights. `min_sqnr` (dB) and `max_error` gate the result on its samples. With `output` the
+    artifact is written there, else it lives in a temporary folder until `save`.
+
+    Raises `BadInput`, `NotSupported`, `MissingExtra`, or `CheckFailed` where a gate does not hold; nothing is written then.
+    """
+    options = _options(locals())
+    if output is not None:
+        require_free(Path(output), force=force)
+        with writing(Path(output), force=force) as folder:
+            manifest = _compile(model, inputs, options, calibration, folder, _name_of(model, output), progress or Silent(), pick)
+        return Artifact(Path(output), manifest)
+    place = Path(tempfile.mkdtemp(prefix="qcc-"))
+    holder = place / "artifact.qcc"
+    with writing(holder, force=False) as folder:
+        manifest = _compile(model, inputs, options, calibration, folder, _name_of(model, None), progress or Silent(), pick)
+    return Artifact(holder, manifest, temporary=True)
+
+
+def plan(model: object, inputs: Any = None, *, progress: Progress | None = None, **options_: Any) -> Plan:
+    """What `compile` would do with the same arguments: decisions with reasons, kernels and sizes; nothing is written.
+
+    Any: the keyword arguments are those of `compile`, and are checked as it checks them.
+    """
+    calibration = options_.pop("calibration", None)
+    defaults = {name: value for name, value in (compile.__kwdefaults__ or {}).items() if name not in ("output", "force", "progress", "pick")}
+    options = _options({**defaults, **options_, "calibration": calibration})
+    with tempfile.TemporaryDirectory(prefix="qcc-") as work:
+        state = _quantize(model, inputs, options, calibration, Path(work), progress or Silent())
+        from qcc.backends.onnxruntime.build import resolve
+
+        assignments = resolve(state.program, targets.load(options.target))
+        made = Plan(schemes.load(options.scheme).name, options.target, "onnxruntime", state.program.decisions, passes=state.checks)
+        made.kernels = {a.op.node: a.choice.kernel for a in assignments}
+        made.float_bytes = state.float_bytes
+        made.bytes = state.quantized_bytes()
+        return made
+
+
+def _quantize(model: object, inputs: Any, options: Options, calibration: Any, work: Path, progress: Progress) -> State:
+    options.check()
+    scheme = schemes.load(options.scheme)
+    progress.stage("import")
+    captured = capture(model, inputs, options, work)
+    names = _names(captured.program)
+    check_patterns(options.ignore, names, "--ignore")
+    check_patterns(options.include, names, "--include")
+    program = captured.program
+    data = load_data(captured, input_specs(program), calibration, options)
+    state = State(captured.name, program, data, program.weights.bytes, program)
+    progress.stage("run the float model")
+    state.references = run_all(captured.program, state.data.verification)
+    ctx = ProgramContext(program=state.program)
+
+    def check(each: Pass, program: Program) -> None:
+        if options.verify_passes:
+            found = compare(state.references[:1], run_all(program, state.data.verification[:1], optimize=False))
+            state.checks.append(PassCheck(each.name, found.sqnr_db, sum(1 for _ in program.module.walk())))
+            if each.name not in quantizing and found.sqnr_db < 60:
+                raise CheckFailed(f"pass {each.name} changed the result: {found.sqnr_db:.1f} dB against the float model", hint="this is a bug of qcc: please report it")
+
+    quantizing = {p.name for p in pipeline.quantize(pipeline.QuantizeOptions(options.scheme))}
+    progress.stage("simplify")
+    pipeline.run(pipeline.simplify(), state.program, ctx, after=check)
+    state.simplified = state.program.clone()
+    if scheme.needs_calibration:
+        progress.stage("calibrate")
+        ctx.statistics = calibrate(state.program, state.data.calibration, progress=progress.step)
+    progress.stage("quantize")
+    choices = pipeline.QuantizeOptions(options.scheme, options.group_size, options.algorithm, options.observer, options.ignore, options.include)
+    pipeline.run(pipeline.quantize(choices), state.program, ctx, after=check)
+    return state
+
+
+def _compile(
+    model: object, inputs: Any, options: Options, calibration: Any, folder: Path, name: str, progress: Progress, pick: Picker
+) -> Any:
+    with tempfile.TemporaryDirectory(prefix="qcc-") as work:
+        state = _quantize(model, inputs, options, calibration, Path(work), progress)
+        progress.stage("pack and write")
+        manifest = package(state, options, folder, name or state.name, pick)
+    _gate(manifest, options)
+    return manifest
+
+
+def _gate(manifest: Any, options: Options) -> None:
+    error = manifest.error
+    if options.min_sqnr is not None and error.sqnr_db < options.min_sqnr:
+        raise CheckFailed(f"the artifact reaches {error.sqnr_db:.2f} dB, less than --min-sqnr {options.min_sqnr}", hint="use more bits, a smaller group, or --ignore sensitive layers")
+    if options.max_error is not None and error.max_abs_error > options.max_error:
+        raise CheckFailed(f"the artifact is off by {error.max_abs_error:.4g}, more than --max-error {options.max_error}", hint="use more bits, a smaller group, or --ignore sensitive layers")
+
+
+def _options(given: Mapping[str, Any]) -> Options:
+    """Any: the arguments of `compile` as they came."""
+    known = {f.name for f in fields(Options)}
+    strange = [k for k in given if k not in known and k not in ("model", "inputs", "output", "force", "progress", "pick")]
+    if strange:
+        raise TypeError(f"compile() got an unexpected keyword argument {strange[0]!r}")
+    values = {k: v for k, v in given.items() if k in known and v is not None}
+    calibration = given.get("calibration")
+    values["calibration"] = calibration if isinstance(calibration, str) else os.fspath(calibration) if isinstance(calibration, os.PathLike) else "samples" if calibration else ""
+    values["ignore"], values["include"] = tuple(given.get("ignore") or ()), tuple(given.get("include") or ())
+    if values.get("min_sqnr") is not None and not np.isfinite(values["min_sqnr"]):
+        raise NotSupported("min_sqnr must be a finite number of decibels")
+    return Options(**values)
+
+
+def _names(program: Program) -> list[str]:
+    names = [op.weight for op in program.weight_ops()]
+    return names + [op.node for op in program.module.walk() if hasattr(op, "node")]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+
+
+def _name_of(model: object, output: str | os.PathLike[str] | None) -> str:
+    if isinstance(model, str | os.PathLike):
+        return Path(model).stem
+    return Path(output).stem if output is not None else ""

@@ -1,0 +1,58 @@
+"""The options of `compile` as one frozen value, checked before any work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from qcc.frontend.images import ImageOptions
+from qcc.ir import target as targets
+from qcc.ir.errors import BadInput, NotSupported
+from qcc.passes import algorithms, observers, schemes
+
+BACKENDS = ("auto", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for. Field names are those of the keyword arguments of `compile` and of the flags."""
+
+    target: str = "cpu"
+    backend: str = "auto"
+    scheme: str = "W4A16"
+    group_size: int = 0
+    algorithm: str = "rtn"
+    observer: str = "minmax"
+    calibration: str = ""
+    calibration_limit: int = 128
+    image: ImageOptions = field(default_factory=ImageOptions)
+    ignore: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    input_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict[str, Sequence[int]])
+    dynamic: Mapping[str, Mapping[int, str]] = field(default_factory=dict[str, Mapping[int, str]])
+    seed: int = 0
+    min_sqnr: float | None = None
+    max_error: float | None = None
+    verify_passes: bool = False
+
+    def check(self) -> None:
+        """Raise `BadInput` for names that do not exist and values that cannot be."""
+        targets.load(self.target)
+        scheme = schemes.load(self.scheme)
+        algorithms.load(self.algorithm)
+        observers.load(self.observer)
+        if self.backend not in BACKENDS:
+            raise BadInput(f"no backend is called {self.backend!r}", hint=f"known backends: {', '.join(BACKENDS)}")
+        if self.group_size and (self.group_size < 16 or self.group_size & (self.group_size - 1)):
+            raise BadInput(f"group size {self.group_size} is not a power of two of at least 16", hint="use 32, 64 or 128")
+        if self.group_size and not scheme.group:
+            raise BadInput(f"scheme {scheme.name} has one scale an output channel: it takes no group size", hint="leave out --group-size")
+        if scheme.needs_calibration and not self.calibration:
+            raise BadInput(
+                f"scheme {scheme.name} needs calibration data for the scales of its activations",
+                hint="pass --calibration FILE.npz or FOLDER; W8A8_DYNAMIC needs none; --calibration random only to try speed",
+            )
+        if self.calibration_limit < 1:
+            raise BadInput("the calibration limit must be at least 1")
+        if targets.load(self.target).device != "cpu":
+            raise NotSupported(f"target {self.target!r} has no backend yet", hint="use --target cpu")
