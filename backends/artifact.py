@@ -106,12 +106,18 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{folder} is not an artifact: {MANIFEST} cannot be read ({error})", hint="give the folder that `qcc compile` wrote") from error
+        raise BadInput(
+            f"{folder} is not an artifact: {MANIFEST} cannot be read ({error})",
+            hint="give the folder that `qcc compile` wrote",
+        ) from error
     try:
         data = json.loads(text)
         version = data.get("schema_version") if isinstance(data, dict) else None
         if isinstance(version, int) and version > SCHEMA_VERSION:
-            raise BadInput(f"{folder}: written by a newer qcc (schema {version}, this one reads {SCHEMA_VERSION})", hint="update qcc")
+            raise BadInput(
+                f"{folder}: written by a newer qcc (schema {version}, this one reads {SCHEMA_VERSION})",
+                hint="update qcc",
+            )
         return Manifest.model_validate(data)
     except (ValueError, ValidationError) as error:
         raise BadInput(f"{path} is damaged: {str(error).splitlines()[0]}", hint="compile the model again") from error
@@ -131,7 +137,10 @@ def require_unchanged(folder: Path, manifest: Manifest) -> None:
     """`BadInput` where a file of the artifact was changed after it was written."""
     changed = changed_files(folder, manifest)
     if changed:
-        raise BadInput(f"{folder}: changed since it was compiled: {', '.join(changed)}", hint="compile the model again, or restore the files")
+        raise BadInput(
+            f"{folder}: changed since it was compiled: {', '.join(changed)}",
+            hint="compile the model again, or restore the files",
+        )
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
@@ -161,12 +170,17 @@ def writing(destination: Path, *, force: bool) -> Iterator[Path]:
         destination.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()
     except OSError as error:
-        raise BadInput(f"{destination}: cannot be written: {error.strerror or error}", hint="choose another place with -o") from error
+        raise BadInput(
+            f"{destination}: cannot be written: {error.strerror or error}", hint="choose another place with -o"
+        ) from error
     try:
         yield temporary
         replace_folder(temporary, destination)
     except OSError as error:
-        raise BadInput(f"{destination}: cannot be written: {error.strerror or error}", hint="free some space, or choose another place with -o") from error
+        raise BadInput(
+            f"{destination}: cannot be written: {error.strerror or error}",
+            hint="free some space, or choose another place with -o",
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -179,7 +193,9 @@ def require_free(destination: Path, *, force: bool) -> None:
         raise BadInput(f"{destination} exists", hint="pass --force to replace it, or choose another place with -o")
     is_artifact = destination.is_dir() and ((destination / MANIFEST).exists() or not any(destination.iterdir()))
     if not is_artifact:
-        raise BadInput(f"{destination} exists and is not an artifact: qcc does not replace it", hint="choose another place with -o")
+        raise BadInput(
+            f"{destination} exists and is not an artifact: qcc does not replace it", hint="choose another place with -o"
+        )
 
 
 def replace_folder(new: Path, destination: Path) -> None:
@@ -195,5 +211,3 @@ def replace_folder(new: Path, destination: Path) -> None:
         os.rename(aside, destination)
         raise
     shutil.rmtree(aside, ignore_errors=True)
-
-

@@ -28,8 +28,8 @@ class Runner(Protocol):
 class Artifact:
     """A compiled network. Call it with arrays; it may be called from several threads at once.
 
-        artifact = qcc.load("model.qcc")
-        logits = artifact(images)["logits"]
+    artifact = qcc.load("model.qcc")
+    logits = artifact(images)["logits"]
     """
 
     def __init__(self, folder: Path, manifest: Manifest, *, threads: int = 0, temporary: bool = False) -> None:
@@ -97,7 +97,9 @@ def load(folder: str | os.PathLike[str], *, threads: int = 0) -> Artifact:
 
 def _open(folder: Path, manifest: Manifest, threads: int) -> Runner:
     if manifest.backend not in {p.name for p in Path(__file__).parent.iterdir() if p.is_dir()}:
-        raise BadInput(f"{folder}: made by the backend {manifest.backend!r}, which this qcc does not have", hint="update qcc")
+        raise BadInput(
+            f"{folder}: made by the backend {manifest.backend!r}, which this qcc does not have", hint="update qcc"
+        )
     module = importlib.import_module(f"qcc.backends.{manifest.backend}.run")
     return cast("Runner", module.open_folder(folder, threads))
 
@@ -123,9 +125,13 @@ def _fit(port: PortRecord, array: np.ndarray) -> np.ndarray:
     """The array as the input takes it: float64 becomes float32 and integers widen; everything else must match."""
     shape = port.shape
     if shape is not None:
-        matches = len(shape) == array.ndim and all(not isinstance(d, int) or d == e for d, e in zip(shape, array.shape, strict=True))
+        matches = len(shape) == array.ndim and all(
+            not isinstance(d, int) or d == e for d, e in zip(shape, array.shape, strict=True)
+        )
         if not matches:
-            raise BadInput(f"input {port.name!r} has shape {list(array.shape)}", hint=f"the network takes {describe(port)}")
+            raise BadInput(
+                f"input {port.name!r} has shape {list(array.shape)}", hint=f"the network takes {describe(port)}"
+            )
     if array.dtype.name == port.dtype or port.dtype == "object":
         return array
     wanted = np.dtype(port.dtype)

@@ -47,7 +47,9 @@ class StoredSamples:
                 outputs = [{name: data[f"out.{i}.{p}"] for p, name in enumerate(output_names)} for i in range(count)]
                 spots = [data[f"spot.{k}"] for k in range(sum(key.startswith("spot.") for key in data.files))]
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise BadInput(f"{path}: the stored samples cannot be read: {error}", hint="compile the model again") from error
+            raise BadInput(
+                f"{path}: the stored samples cannot be read: {error}", hint="compile the model again"
+            ) from error
         return StoredSamples(inputs, outputs, spots)
 
 

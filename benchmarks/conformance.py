@@ -107,7 +107,12 @@ def mutants(test: NodeTest) -> Iterator[tuple[str, ModelProto]]:
     extra.name, extra.type, extra.i = "no_such_attribute", onnx.AttributeProto.INT, 1
     yield "attribute unknown", broken
     for index, attribute in enumerate(node.attribute):
-        if attribute.type in (onnx.AttributeProto.INT, onnx.AttributeProto.STRING, onnx.AttributeProto.INTS, onnx.AttributeProto.FLOAT):
+        if attribute.type in (
+            onnx.AttributeProto.INT,
+            onnx.AttributeProto.STRING,
+            onnx.AttributeProto.INTS,
+            onnx.AttributeProto.FLOAT,
+        ):
             broken = ModelProto()
             broken.CopyFrom(model)
             target = broken.graph.node[0].attribute[index]
@@ -139,15 +144,15 @@ def refuses(model: ModelProto) -> bool:
     """Whether the IR verifier (not the ONNX checker, which is left out here) refuses a model."""
     from qcc.frontend import onnx_file
 
-    checker, inference = onnx_file._check_structure, onnx.shape_inference.infer_shapes  # noqa: SLF001
-    onnx_file._check_structure = lambda *_: None  # noqa: SLF001
+    checker, inference = onnx_file._check_structure, onnx.shape_inference.infer_shapes
+    onnx_file._check_structure = lambda *_: None
     onnx.shape_inference.infer_shapes = lambda m, **_: m
     try:
         from_model(model, WeightStore(), "mutant", lowest_opset=1)
     except QccError:
         return True
     finally:
-        onnx_file._check_structure, onnx.shape_inference.infer_shapes = checker, inference  # noqa: SLF001
+        onnx_file._check_structure, onnx.shape_inference.infer_shapes = checker, inference
     return False
 
 
@@ -204,11 +209,19 @@ def main() -> None:
     total = passed + len(failures)
     for name, reason in failures.items():
         print(f"  {name}: {reason}")
-    print(f"node tests: {passed}/{total} identical ({100 * passed / max(1, total):.2f}%); {left_out} that ONNX Runtime itself does not pass; opset <= {HIGHEST_OPSET}")
+    print(
+        f"node tests: {passed}/{total} identical ({100 * passed / max(1, total):.2f}%); {left_out} that ONNX Runtime itself does not pass; opset <= {HIGHEST_OPSET}"
+    )
     for kind in tried:
         print(f"mutants, {kind}: {refused[kind]}/{tried[kind]} refused")
     if options.json:
-        result = {"identical": passed, "tests": total, "left_out": left_out, "failures": failures, "mutants": {k: [refused[k], tried[k]] for k in tried}}
+        result = {
+            "identical": passed,
+            "tests": total,
+            "left_out": left_out,
+            "failures": failures,
+            "mutants": {k: [refused[k], tried[k]] for k in tried},
+        }
         options.json.write_text(json.dumps(result, indent=1) + "\n")
 
 

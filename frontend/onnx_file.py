@@ -85,7 +85,9 @@ def from_model(
     try:
         model = onnx.shape_inference.infer_shapes(model, data_prop=True)
     except (onnx.shape_inference.InferenceError, ValueError) as error:
-        raise BadInput(f"{name}: shapes do not fit: {_line(error)}", hint="check the model with onnx.checker") from error
+        raise BadInput(
+            f"{name}: shapes do not fit: {_line(error)}", hint="check the model with onnx.checker"
+        ) from error
     program = build_program(model, store, lifted, name)
     _check_values(store, name)
     return program
@@ -102,12 +104,17 @@ def _apply_shapes(graph: GraphProto, shapes: Shapes, lifted: set[str], name: str
             for _ in wanted:
                 dims.add()
         pairs = wanted.items() if isinstance(wanted, dict) else enumerate(wanted)
-        if (not isinstance(wanted, dict) and len(wanted) != len(dims)) or any(not -len(dims) <= axis < len(dims) for axis, _ in pairs):
+        if (not isinstance(wanted, dict) and len(wanted) != len(dims)) or any(
+            not -len(dims) <= axis < len(dims) for axis, _ in pairs
+        ):
             raise BadInput(f"{name}: input {key!r} has {len(dims)} axes, which {wanted} does not fit")
         for axis, value in wanted.items() if isinstance(wanted, dict) else enumerate(wanted):
             dim = dims[axis]
             if isinstance(value, int) and dim.HasField("dim_value") and dim.dim_value not in (-1, value):
-                raise BadInput(f"{name}: axis {axis} of input {key!r} is fixed at {dim.dim_value}, not {value}", hint="export the model with that axis dynamic")
+                raise BadInput(
+                    f"{name}: axis {axis} of input {key!r} is fixed at {dim.dim_value}, not {value}",
+                    hint="export the model with that axis dynamic",
+                )
             dim.Clear()
             if isinstance(value, int):
                 dim.dim_value = value
@@ -131,11 +138,15 @@ def _parse(path: Path) -> ModelProto:
         raise BadInput(f"{path} is empty", hint="copy or export the model again")
     for magic, what in _MAGIC:
         if head.startswith(magic):
-            raise BadInput(f"{path} is {what}, not an ONNX model", hint="give an .onnx file, or use the file's own extension")
+            raise BadInput(
+                f"{path} is {what}, not an ONNX model", hint="give an .onnx file, or use the file's own extension"
+            )
     try:
         model = onnx.load_model(os.fspath(path), load_external_data=False)
     except (DecodeError, ValueError, OSError) as error:
-        raise BadInput(f"{path}: not an ONNX model, or truncated ({_line(error)})", hint="copy or export the model again") from error
+        raise BadInput(
+            f"{path}: not an ONNX model, or truncated ({_line(error)})", hint="copy or export the model again"
+        ) from error
     if not model.ir_version or not (model.graph.node or model.graph.output):
         raise BadInput(f"{path}: not an ONNX model: it has no graph", hint="copy or export the model again")
     return model
@@ -144,21 +155,33 @@ def _parse(path: Path) -> ModelProto:
 def _check_self_contained(model: ModelProto, name: str) -> None:
     for tensor in tensors(model):
         if tensor.data_location == TensorProto.EXTERNAL:
-            raise BadInput(f"{name}: tensor {tensor.name!r} lies in a file", hint="give the path of the model, or load its external data first")
+            raise BadInput(
+                f"{name}: tensor {tensor.name!r} lies in a file",
+                hint="give the path of the model, or load its external data first",
+            )
 
 
 def _check_opsets(model: ModelProto, name: str) -> None:
     if not any(o.domain in ("", "ai.onnx") for o in model.opset_import):
-        model.opset_import.append(helper.make_opsetid("", LOWEST_OPSET if not model.opset_import else 1 if model.ir_version < 3 else LOWEST_OPSET))
+        model.opset_import.append(
+            helper.make_opsetid(
+                "", LOWEST_OPSET if not model.opset_import else 1 if model.ir_version < 3 else LOWEST_OPSET
+            )
+        )
     for entry in model.opset_import:
         if entry.domain == "ai.onnx":
             entry.domain = ""
         if entry.domain:
             continue
         if entry.version < OLDEST_OPSET:
-            raise NotSupported(f"{name}: opset {entry.version} is older than {OLDEST_OPSET}", hint="export it at a newer opset")
+            raise NotSupported(
+                f"{name}: opset {entry.version} is older than {OLDEST_OPSET}", hint="export it at a newer opset"
+            )
         if entry.version > HIGHEST_OPSET:
-            raise NotSupported(f"{name}: opset {entry.version} is newer than {HIGHEST_OPSET}, the last that ONNX Runtime runs", hint="export it at an older opset")
+            raise NotSupported(
+                f"{name}: opset {entry.version} is newer than {HIGHEST_OPSET}, the last that ONNX Runtime runs",
+                hint="export it at an older opset",
+            )
     for node in _all_nodes(model.graph):
         if node.domain == "ai.onnx":
             node.domain = ""
@@ -168,17 +191,24 @@ def _check_structure(model: ModelProto, name: str) -> None:
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
-        raise BadInput(f"{name}: not a valid ONNX graph: {_line(error)}", hint="check the model with onnx.checker") from error
+        raise BadInput(
+            f"{name}: not a valid ONNX graph: {_line(error)}", hint="check the model with onnx.checker"
+        ) from error
 
 
 def _check_domains(graph: GraphProto, opsets: dict[str, int], name: str) -> None:
     for node in _all_nodes(graph):
         if node.domain not in DIALECTS:
             known = ", ".join(d or "ai.onnx" for d in DIALECTS)
-            raise NotSupported(f"{name}: node {node.name!r}: operator {node.op_type} is of the unknown domain {node.domain!r}", hint=f"known domains: {known}")
+            raise NotSupported(
+                f"{name}: node {node.name!r}: operator {node.op_type} is of the unknown domain {node.domain!r}",
+                hint=f"known domains: {known}",
+            )
         if lookup(node.domain, node.op_type, opsets.get(node.domain, latest_opset(node.domain))) is None:
             version = opsets.get(node.domain, "none")
-            raise NotSupported(f"{name}: node {node.name!r}: {node.domain or 'ai.onnx'} has no operator {node.op_type} at opset {version}")
+            raise NotSupported(
+                f"{name}: node {node.name!r}: {node.domain or 'ai.onnx'} has no operator {node.op_type} at opset {version}"
+            )
 
 
 def _raise_opset(model: ModelProto, lowest: int, name: str) -> ModelProto:
@@ -188,7 +218,10 @@ def _raise_opset(model: ModelProto, lowest: int, name: str) -> ModelProto:
     try:
         raised = onnx.version_converter.convert_version(model, lowest)
     except (onnx.version_converter.ConvertError, RuntimeError, ValueError, IndexError) as error:
-        raise NotSupported(f"{name}: opset {version} could not be raised to {lowest}: {_line(error)}", hint=f"export it at opset {lowest} or newer") from error
+        raise NotSupported(
+            f"{name}: opset {version} could not be raised to {lowest}: {_line(error)}",
+            hint=f"export it at opset {lowest} or newer",
+        ) from error
     for before, after in zip(model.graph.input, raised.graph.input, strict=True):
         if types.from_proto(before.type) != types.from_proto(after.type):
             raise NotSupported(
@@ -257,7 +290,10 @@ def _to_array(tensor: TensorProto) -> np.ndarray:
     try:
         return attr.to_array(tensor)
     except (ValueError, TypeError, OverflowError) as error:
-        raise BadInput(f"tensor {tensor.name!r}: its data does not fit its shape {list(tensor.dims)}", hint="the file is damaged: export it again") from error
+        raise BadInput(
+            f"tensor {tensor.name!r}: its data does not fit its shape {list(tensor.dims)}",
+            hint="the file is damaged: export it again",
+        ) from error
 
 
 def _check_values(store: WeightStore, name: str) -> None:
@@ -271,7 +307,10 @@ def _check_values(store: WeightStore, name: str) -> None:
             if not np.isfinite(flat[begin : begin + (1 << 22)]).all():
                 where = begin + int(np.argmin(np.isfinite(flat[begin : begin + (1 << 22)])))
                 index = [int(i) for i in np.unravel_index(where, array.shape)]
-                raise BadInput(f"{name}: weight {key!r} holds {array[tuple(index)]} at {index}", hint="mend the checkpoint: qcc quantizes finite weights only")
+                raise BadInput(
+                    f"{name}: weight {key!r} holds {array[tuple(index)]} at {index}",
+                    hint="mend the checkpoint: qcc quantizes finite weights only",
+                )
 
 
 def _all_nodes(graph: GraphProto) -> list[NodeProto]:

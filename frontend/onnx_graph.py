@@ -41,7 +41,9 @@ def build_program(model: ModelProto, store: WeightStore, lifted: dict[str, str],
         infer_types(program.module)
         program.module.verify()
     except VerifyException as error:
-        raise BadInput(f"{name}: {first_line(error)}", hint="the model breaks the ONNX specification: check it with onnx.checker") from error
+        raise BadInput(
+            f"{name}: {first_line(error)}", hint="the model breaks the ONNX specification: check it with onnx.checker"
+        ) from error
     return program
 
 
@@ -89,7 +91,9 @@ class _Builder:
             self._add_node(block, scope, node)
         missing = [o.name for o in graph.output if o.name not in scope]
         if missing:
-            raise BadInput(f"graph output {missing[0]!r} is computed by no node", hint="the graph is cyclic or incomplete")
+            raise BadInput(
+                f"graph output {missing[0]!r} is computed by no node", hint="the graph is cyclic or incomplete"
+            )
         return [scope[o.name] for o in graph.output]
 
     def _add_weight(self, block: Block, scope: dict[str, SSAValue], name: str, key: str) -> None:
@@ -116,7 +120,9 @@ class _Builder:
         operands: list[SSAValue | None] = []
         for name in node.input:
             if name and name not in scope:
-                raise BadInput(f"{where}: input {name!r} is computed by no earlier node", hint="the graph is cyclic or incomplete")
+                raise BadInput(
+                    f"{where}: input {name!r} is computed by no earlier node", hint="the graph is cyclic or incomplete"
+                )
             operands.append(scope[name] if name else None)
         attributes: dict[str, object] = {}
         graphs: list[tuple[str, GraphProto]] = []

@@ -115,6 +115,7 @@ def _bind(model: Any, inputs: Any) -> inspect.BoundArguments:
     expected = f"{type(model).__name__}.forward{signature}"
     if inputs is None:
         raise BadInput(f"{expected} needs example inputs", hint="inputs=(tensor, ...) or {'name': tensor, ...}")
+    inputs = torch.utils._pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, inputs)  # each an object of its own
     try:
         if isinstance(inputs, Mapping):
             call = signature.bind(**inputs)
@@ -135,25 +136,9 @@ def _bind(model: Any, inputs: Any) -> inspect.BoundArguments:
 def _tensors(call: inspect.BoundArguments) -> dict[str, torch.Tensor]:
     """The tensors among the arguments by the names that torch gives them: `x`, `past_0_1`, `cache_key`."""
     torch = _torch()
-
-    def leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-        if isinstance(value, torch.Tensor):
-            yield name, value
-        for key, part in _parts(value).items():
-            yield from leaves(f"{name}_{key}", part)
-
-    arguments = dict(call.arguments)
-    for name, parameter in call.signature.parameters.items():
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            arguments |= arguments.pop(name, {})
-    return dict(leaf for name, value in arguments.items() for leaf in leaves(name, value))
-
-
-def _parts(value: Any) -> dict[Any, Any]:
-    """What a dict, list or tuple holds, by key or position; nothing of any other value."""
-    if isinstance(value, Mapping):
-        return dict(cast("Mapping[Any, Any]", value))
-    return dict(enumerate(cast("Sequence[Any]", value))) if isinstance(value, (list, tuple)) else {}
+    leaves: Any = torch.utils._pytree.tree_flatten_with_path(dict(call.arguments))[0]
+    named = (("_".join(str(*vars(key).values()) for key in path), leaf) for path, leaf in leaves)
+    return {name: leaf for name, leaf in named if isinstance(leaf, torch.Tensor)}
 
 
 def _axes(call: inspect.BoundArguments, dynamic: Dynamic) -> dict[str, dict[int, str]]:
@@ -182,36 +167,19 @@ def _axes(call: inspect.BoundArguments, dynamic: Dynamic) -> dict[str, dict[int,
 
 def _capture(model: Any, call: inspect.BoundArguments, axes: dict[str, dict[int, str]]) -> ExportedProgram:
     torch = _torch()
-    gathered = [
-        name for name in call.arguments if call.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
-    ]
-    if axes and gathered:
-        raise NotSupported(
-            f"torch takes no dynamic axes where forward() gathers its arguments in **{gathered[0]}",
-            hint="name them in the signature of forward()",
-        )
     dims: dict[str, Any] = {dim: torch.export.Dim(dim) for named in axes.values() for dim in named.values()}
-
-    def shapes(name: str, value: Any) -> Any:
-        """The dynamic axes in the structure of the argument, as torch.export wants them."""
-        if isinstance(value, torch.Tensor):
-            return {axis: dims[dim] for axis, dim in axes.get(name, {}).items()}
-        parts = {key: shapes(f"{name}_{key}", part) for key, part in _parts(value).items()}
-        if isinstance(value, Mapping):
-            return parts
-        if hasattr(value, "_fields"):
-            return type(value)(*parts.values())
-        return type(cast("Any", value))(parts.values()) if isinstance(value, (list, tuple)) else None
-
+    tensors = _tensors(call)
     # Without this setting torch takes an example size of 1 for a constant; its own ONNX exporter sets it too.
     any_size = torch.fx.experimental._config.patch(backed_size_oblivious=True)
     with _quiet(), _evaluating(model), torch.no_grad(), any_size:
         try:
             tries = 3
             while True:
-                dynamic = {name: shapes(name, value) for name, value in call.arguments.items()} if axes else None
+                shapes = torch.export.ShapesCollection()
+                for name, named in axes.items():
+                    shapes[tensors[name]] = {axis: dims[dim] for axis, dim in named.items()}
                 try:
-                    return torch.export.export(model, call.args, call.kwargs, dynamic_shapes=dynamic)
+                    return torch.export.export(model, call.args, call.kwargs, dynamic_shapes=shapes if axes else None)
                 except torch._dynamo.exc.UserError as error:
                     tries -= 1
                     dims |= _narrower(error, dims if tries else {})
@@ -259,8 +227,8 @@ def _explained(error: Exception, model: Any, call: inspect.BoundArguments) -> Ba
 
 def _write(program: Any, folder: Path, axes: dict[str, dict[int, str]], opset: int) -> Path:
     torch = _torch()
-    inputs = _input_names(program)
-    outputs = _output_names(program, set(inputs))
+    inputs = [spec.arg.name for spec in program.graph_signature.input_specs if _is_user_value(spec)]
+    outputs = _output_names(program, inputs)
     shapes = {name: axes.get(name) for name in inputs} if axes else None
     with _quiet():
         try:
@@ -281,23 +249,14 @@ def _write(program: Any, folder: Path, axes: dict[str, dict[int, str]], opset: i
         if model.opset_imports[""] != opset:
             raise NotSupported(f"torch can write opset {model.opset_imports['']} of this model, but not {opset}")
         _give_rotary_a_batch(model)
-        _name_values(model, inputs, outputs)
         _name_weights(model, exported.exported_program)
-        _forget_source(model)
+        _tidy(model, (*inputs, *outputs))
         folder.mkdir(parents=True, exist_ok=True)
         exported.save(folder / "model.onnx", external_data=True)
     return folder / "model.onnx"
 
 
-def _input_names(program: Any) -> list[str]:
-    return [spec.arg.name for spec in program.graph_signature.input_specs if _is_user_value(spec)]
-
-
-def _is_user_value(spec: Any) -> bool:
-    return spec.kind.name in ("USER_INPUT", "USER_OUTPUT") and not hasattr(spec.arg, "value")
-
-
-def _output_names(program: Any, taken: set[str]) -> list[str]:
+def _output_names(program: Any, taken: Sequence[str]) -> list[str]:
     """One name an output, from where it stands in the returned structure; `None` is no output."""
 
     def paths(spec: Any, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
@@ -316,14 +275,18 @@ def _output_names(program: Any, taken: set[str]) -> list[str]:
     for path, spec in zip(paths(program.call_spec.out_spec, ()), specs, strict=True):
         name = "_".join(path) if path and not path[0].isdigit() else "_".join(("output", *path))
         if _is_user_value(spec):
-            name = f"{name}_out" if name in taken else name
-            taken.add(name)
+            while name in (*taken, *names):
+                name += "_out"
             names.append(name)
         elif spec.arg.value is not None:
             raise NotSupported(
                 f"the output {name!r} is the constant {spec.arg.value!r}, not a tensor", hint="return tensors only"
             )
     return names
+
+
+def _is_user_value(spec: Any) -> bool:
+    return spec.kind.name in ("USER_INPUT", "USER_OUTPUT") and not hasattr(spec.arg, "value")
 
 
 def _give_rotary_a_batch(model: Any) -> None:
@@ -348,15 +311,6 @@ def _give_rotary_a_batch(model: Any) -> None:
             node.replace_input_with(index, expand.outputs[0])
 
 
-def _name_values(model: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-    """Give the graph's inputs and outputs their names; a value inside that has one of them yields."""
-    from onnx_ir.passes.common import NameFixPass
-
-    for value, name in zip((*model.graph.inputs, *model.graph.outputs), (*inputs, *outputs), strict=True):
-        value.name = name
-    NameFixPass()(model)
-
-
 def _name_weights(model: Any, program: Any) -> None:
     """Give weights back the torch names that constant folding took: `val_8`, a transposed copy, is `head.weight`.
 
@@ -365,14 +319,10 @@ def _name_weights(model: Any, program: Any) -> None:
     """
     signature = program.graph_signature
     tensors = {**program.state_dict, **program.constants}
-    sources = {
-        **signature.inputs_to_parameters,
-        **signature.inputs_to_buffers,
-        **signature.inputs_to_lifted_tensor_constants,
-    }
-    shared: dict[tuple[int, int], list[str]] = {}
+    sources = signature.inputs_to_parameters | signature.inputs_to_buffers | signature.inputs_to_lifted_tensor_constants
+    shared: dict[int, list[str]] = {}
     for name, tensor in tensors.items():
-        shared.setdefault((tensor.data_ptr(), tensor.nbytes), []).append(name)
+        shared.setdefault(tensor.data_ptr(), []).append(name)
 
     def torch_name(value: Any) -> str | None:
         names: set[str] = set()
@@ -380,10 +330,13 @@ def _name_weights(model: Any, program: Any) -> None:
             module = "".join(re.findall(r"'([^']*)', '[^']*'\]$", node.metadata_props.get(_SCOPES, "")))
             for placeholder in re.findall(r"%(\w+)", node.metadata_props.get(_FX_NODE, "")):
                 name = sources.get(placeholder, "")
-                if name in tensors and _same_sizes(tensors[name], value.const_value):
-                    aliases = shared[tensors[name].data_ptr(), tensors[name].nbytes]
+                if name in tensors and is_like(tensors[name], value.const_value):
+                    aliases = shared[tensors[name].data_ptr()]
                     names.add(next((alias for alias in aliases if alias.startswith(f"{module}.")), name))
         return names.pop() if len(names) == 1 else None
+
+    def is_like(tensor: Any, constant: Any) -> bool:
+        return tensor.nbytes == constant.nbytes and sorted(tensor.shape) == sorted(constant.shape)
 
     initializers = model.graph.initializers
     wanted: dict[str, Any] = {}
@@ -399,18 +352,21 @@ def _name_weights(model: Any, program: Any) -> None:
         value.name = name
 
 
-def _same_sizes(tensor: Any, constant: Any) -> bool:
-    return tensor.nbytes == constant.nbytes and sorted(tensor.shape) == sorted(constant.shape)
-
-
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _FX_NODE = "pkg.torch.onnx.fx_node"
 
 
-def _forget_source(model: Any) -> None:
-    """Drop what describes the author's disk and the torch graph, and state the IR version that the opset needs."""
-    from onnx.helper import OP_SET_ID_VERSION_MAP
+def _tidy(model: Any, names: Sequence[str]) -> None:
+    """Name inputs and outputs (a value inside that has one of the names yields), and state the right IR version.
 
+    What the exporter notes of the author's disk and of the torch graph is dropped.
+    """
+    from onnx.helper import OP_SET_ID_VERSION_MAP
+    from onnx_ir.passes.common import NameFixPass
+
+    for value, name in zip((*model.graph.inputs, *model.graph.outputs), names, strict=True):
+        value.name = name
+    NameFixPass()(model)
     model.ir_version = max(model.ir_version, OP_SET_ID_VERSION_MAP["ai.onnx", model.opset_imports[""]])
     model.graph.metadata_props.clear()
     for node in model.graph.all_nodes():

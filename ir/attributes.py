@@ -28,9 +28,10 @@ from xdsl.ir import Attribute, ParametrizedAttribute
 from xdsl.irdl import irdl_attr_definition
 from xdsl.parser import AttrParser
 from xdsl.printer import Printer
+from xdsl.utils.exceptions import VerifyException
 
 from . import types
-from .errors import NotSupported
+from .errors import NotSupported, QccError
 
 I64 = IntegerType(64)
 
@@ -46,6 +47,13 @@ class FloatsAttr(ParametrizedAttribute):
     def values(self) -> list[float]:
         """The values, each exactly a float32."""
         return [float(word) for word in self.text.data.split()]
+
+    def verify(self) -> None:
+        """Every word is a number."""
+        try:
+            _ = self.values
+        except ValueError as error:
+            raise VerifyException(f"#onnx.floats: {error}") from error
 
 
 @irdl_attr_definition
@@ -67,6 +75,16 @@ class TensorAttr(ParametrizedAttribute):
         assert isinstance(self.type, TensorType)
         element = types.element_of(self.type.element_type)
         return _read_values(self.text.data, element.numpy).reshape(self.type.get_shape())
+
+    def verify(self) -> None:
+        """The type is a tensor of known shape, and the values fill it."""
+        dims = types.dims_of(self.type)
+        if not isinstance(self.type, TensorType) or dims is None or not all(isinstance(d, int) for d in dims):
+            raise VerifyException(f"#onnx.tensor: the shape must be known, found {self.type}")
+        try:
+            _ = self.array
+        except (ValueError, TypeError, OverflowError, AttributeError, QccError) as error:
+            raise VerifyException(f"#onnx.tensor: the values do not fit {self.type}: {error}") from error
 
     @classmethod
     def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 from xdsl.dialects.builtin import DictionaryAttr, IntegerAttr
 from xdsl.dialects.func import ReturnOp
-from xdsl.ir import Attribute, Block, BlockArgument, SSAValue
+from xdsl.ir import Attribute, Block, SSAValue
 
 from . import attributes as attr
 from . import types
@@ -201,7 +201,11 @@ def _ir_version(opset: int) -> int:
 
 
 def _is_unused_optional(op: OnnxOp, index: int) -> bool:
-    return index >= op.schema.arity_out[0] and op.results[index].first_use is None and op.schema.output_at(index).option == "optional"
+    return (
+        index >= op.schema.arity_out[0]
+        and op.results[index].first_use is None
+        and op.schema.output_at(index).option == "optional"
+    )
 
 
 def _value_info(name: str, type_: Attribute) -> ValueInfoProto:

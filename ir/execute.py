@@ -22,7 +22,9 @@ Feeds = Mapping[str, np.ndarray]
 class Reference:
     """A program ready to run. `also` are values of its main block to give beside the outputs."""
 
-    def __init__(self, program: Program, also: Sequence[SSAValue] = (), *, threads: int = 0, optimize: bool = False) -> None:
+    def __init__(
+        self, program: Program, also: Sequence[SSAValue] = (), *, threads: int = 0, optimize: bool = False
+    ) -> None:
         if any(op.name.startswith("q.") and op.name != "q.weight" for op in program.module.walk()):
             if also:
                 raise ValueError("values can be fetched from an expanded program only: expand it first")
@@ -44,9 +46,16 @@ class Reference:
         from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 
         try:
-            return self._session.run(list(dict.fromkeys(names)), dict(feeds)) if len(set(names)) == len(names) else self._repeated(names, feeds)
+            return (
+                self._session.run(list(dict.fromkeys(names)), dict(feeds))
+                if len(set(names)) == len(names)
+                else self._repeated(names, feeds)
+            )
         except (Fail, InvalidArgument, RuntimeException) as error:
-            raise BadInput(f"the model does not run on these inputs: {_line(error)}", hint="check the shapes and values of the samples") from error
+            raise BadInput(
+                f"the model does not run on these inputs: {_line(error)}",
+                hint="check the shapes and values of the samples",
+            ) from error
 
     def _repeated(self, names: Sequence[str], feeds: Feeds) -> list[np.ndarray]:
         unique = list(dict.fromkeys(names))
@@ -54,7 +63,7 @@ class Reference:
         return [found[name] for name in names]
 
 
-def session(emitted: EmittedModel, program: Program, *, threads: int = 0, optimize: bool = False):  # noqa: ANN201 - the class lives in onnxruntime
+def session(emitted: EmittedModel, program: Program, *, threads: int = 0, optimize: bool = False):
     """An ONNX Runtime session on the CPU over an emitted model; large weights are passed, not copied."""
     import onnxruntime
 
@@ -70,11 +79,17 @@ def session(emitted: EmittedModel, program: Program, *, threads: int = 0, optimi
     from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, NotImplemented, RuntimeException
 
     try:
-        return onnxruntime.InferenceSession(emitted.proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            emitted.proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
     except NotImplemented as error:
-        raise NotSupported(f"ONNX Runtime has no kernel: {_line(error)}", hint="another opset or element type may have one") from error
+        raise NotSupported(
+            f"ONNX Runtime has no kernel: {_line(error)}", hint="another opset or element type may have one"
+        ) from error
     except (Fail, InvalidGraph, RuntimeException) as error:
-        raise BadInput(f"ONNX Runtime refuses the model: {_line(error)}", hint="check the model with onnx.checker") from error
+        raise BadInput(
+            f"ONNX Runtime refuses the model: {_line(error)}", hint="check the model with onnx.checker"
+        ) from error
 
 
 def _exotic(array: np.ndarray) -> object:

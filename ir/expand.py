@@ -51,7 +51,13 @@ class Builder:
         self.opset = opset
 
     def op(
-        self, name: str, operands: Sequence[SSAValue | None], type_: Attribute, attributes: dict[str, object] | None = None, *, node: str = ""
+        self,
+        name: str,
+        operands: Sequence[SSAValue | None],
+        type_: Attribute,
+        attributes: dict[str, object] | None = None,
+        *,
+        node: str = "",
     ) -> SSAValue:
         """One operator of a generated dialect, as in `op("onnx.Add", [a, b], type)`."""
         dialect, op_type = name.split(".", 1)
@@ -125,7 +131,9 @@ def expand(program: Program) -> Program:
         if isinstance(op, Weight | Quantize | Dequantize | Linear | Conv | Embedding):
             _expand_op(op, out, parts)
     for op in reversed(list(out.module.walk())):
-        if isinstance(op, Weight | Quantize | Dequantize | Linear | Conv | Embedding) and not any(r.first_use for r in op.results):
+        if isinstance(op, Weight | Quantize | Dequantize | Linear | Conv | Embedding) and not any(
+            r.first_use for r in op.results
+        ):
             Rewriter.erase_op(op)
     return out
 
@@ -259,7 +267,9 @@ def _spread(value: SSAValue, fmt: Format, shape: tuple[int, ...], build: Builder
         apart = [*extents[: axis + 1], block, *extents[axis + 1 :]]
         ones = [*extents[: axis + 1], 1, *extents[axis + 1 :]]
         type_ = types.tensor_type(types.element_type(value.type), apart)
-        repeated = build.op("onnx.Expand", [build.reshape(value, ones), build.constant(np.array(apart, np.int64))], type_)
+        repeated = build.op(
+            "onnx.Expand", [build.reshape(value, ones), build.constant(np.array(apart, np.int64))], type_
+        )
         extents[axis] *= block
         value = build.reshape(repeated, extents)
         extents[axis] = extent
@@ -302,7 +312,6 @@ def _blocked(x: SSAValue, fmt: Format, build: Builder) -> tuple[SSAValue, Callab
     keep = [0] * (len(dims) - 1)
     out = build.reshape(x, [*keep, count, size])
 
-
     def restore(value: SSAValue) -> SSAValue:
         whole = build.reshape(value, [*keep, count * size])
         if count * size == extent:
@@ -324,7 +333,9 @@ def _dynamic_parameters(x: SSAValue, fmt: Format, build: Builder) -> tuple[SSAVa
         return build.op(f"onnx.{name}", operands, reduced, {"keepdims": 0 if axes is None else 1})
 
     def nonzero(scale: SSAValue) -> SSAValue:
-        empty = build.op("onnx.Equal", [scale, build.scalar(0.0)], types.tensor_type(builtin.IntegerType(1), types.dims_of(reduced)))
+        empty = build.op(
+            "onnx.Equal", [scale, build.scalar(0.0)], types.tensor_type(builtin.IntegerType(1), types.dims_of(reduced))
+        )
         return build.op("onnx.Where", [empty, build.scalar(1.0), scale], reduced)
 
     if fmt.zero is None:

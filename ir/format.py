@@ -54,12 +54,17 @@ class Format:
         zero: str | None = None
         for part in parts:
             if match := re.fullmatch(r"(f32|f16) per (tensor|(?:\*|[1-9]\d*)(?:x(?:\*|[1-9]\d*))*)", part):
-                block = None if match[2] == "tensor" else tuple(None if b == "*" else int(b) for b in match[2].split("x"))
+                block = (
+                    None if match[2] == "tensor" else tuple(None if b == "*" else int(b) for b in match[2].split("x"))
+                )
                 scales.append(Scale(match[1], block))
             elif match := re.fullmatch(r"zero ([iu][1-8]|f32|f16)", part):
                 zero = match[1]
             else:
-                raise BadInput(f"format {text!r}: cannot read {part!r}", hint='write it like "i4, f32 per 32" or "u8, f32 per tensor, zero u8"')
+                raise BadInput(
+                    f"format {text!r}: cannot read {part!r}",
+                    hint='write it like "i4, f32 per 32" or "u8, f32 per tensor, zero u8"',
+                )
         if not scales:
             raise BadInput(f"format {text!r} has no scale", hint='add one, as in "i8, f32 per *"')
         return Format(element, tuple(scales), zero)
@@ -86,7 +91,9 @@ class Format:
         block = self.scale.block
         if len(block) > len(shape):
             raise BadInput(f"format {self}: a block of {len(block)} axes does not fit a tensor of shape {list(shape)}")
-        tail = tuple(max(1, d) if b is None else b for b, d in zip(block, shape[len(shape) - len(block) :], strict=True))
+        tail = tuple(
+            max(1, d) if b is None else b for b, d in zip(block, shape[len(shape) - len(block) :], strict=True)
+        )
         return (1,) * (len(shape) - len(block)) + tail
 
     def scale_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:

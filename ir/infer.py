@@ -40,11 +40,16 @@ def infer_results(op: OnnxOp, schema: OperatorSchema) -> list[Attribute | None]:
         constant = constant_of(value)
         if constant is not None:
             input_data[name] = attr.from_array(constant, name)
-    node = NodeProto(op_type=op.op_type, domain=op.domain, input=inputs, output=[f"o{i}" for i in range(len(op.results))])
+    node = NodeProto(
+        op_type=op.op_type, domain=op.domain, input=inputs, output=[f"o{i}" for i in range(len(op.results))]
+    )
     node.attribute.extend(attr.to_proto(name, value) for name, value in op.parameters.items())
     from .dialects.onnx import opset_of
 
-    opsets = [onnx.helper.make_opsetid("", opset_of(op, "")), onnx.helper.make_opsetid(op.domain, opset_of(op, op.domain))]
+    opsets = [
+        onnx.helper.make_opsetid("", opset_of(op, "")),
+        onnx.helper.make_opsetid(op.domain, opset_of(op, op.domain)),
+    ]
     try:
         found = shape_inference.infer_node_outputs(schema.native, node, input_types, input_data, None, opsets)
     except (shape_inference.InferenceError, onnx.checker.ValidationError, ValueError) as error:

@@ -75,7 +75,9 @@ class Assignment:
 
 
 def assign(
-    tasks: Sequence[tuple[QuantizedOp, KernelTask]], offers: Callable[[KernelTask], Sequence[Choice]], pick: Picker = cheapest
+    tasks: Sequence[tuple[QuantizedOp, KernelTask]],
+    offers: Callable[[KernelTask], Sequence[Choice]],
+    pick: Picker = cheapest,
 ) -> list[Assignment]:
     """Pick a choice for every task; equal tasks get equal choices. `BadInput` where a picker returns what was not offered."""
     made: dict[KernelTask, Choice] = {}

@@ -61,6 +61,17 @@ def _cpu_info() -> tuple[tuple[str, ...], str]:
     for line in path.read_text().splitlines():
         key, _, value = line.partition(":")
         fields.setdefault(key.strip(), value.strip())
-    wanted = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16", "asimddp", "i8mm")
+    wanted = (
+        "avx2",
+        "avx512f",
+        "avx512_vnni",
+        "avx_vnni",
+        "avx512_bf16",
+        "avx512_fp16",
+        "amx_int8",
+        "amx_bf16",
+        "asimddp",
+        "i8mm",
+    )
     flags = (fields.get("flags") or fields.get("Features") or "").split()
     return tuple(f for f in wanted if f in flags), fields.get("model name", platform.machine())

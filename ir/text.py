@@ -27,10 +27,14 @@ def context() -> Context:
 
 def parse(text: str, name: str = "<text>", *, verify: bool = True) -> ModuleOp:
     """The module that `text` spells; `BadInput` names the line where it does not."""
+    parser = Parser(context(), text, name=name)
     try:
-        module = Parser(context(), text, name=name).parse_module()
-    except (ParseError, VerifyException) as error:
-        raise BadInput(f"{name}: {error}", hint="check the IR text at this place") from error
+        module = parser.parse_module()
+    except ParseError as error:
+        raise BadInput(str(error), hint="check the IR text at this place") from error
+    except (VerifyException, QccError) as error:
+        line = text.count("\n", 0, parser.pos) + 1
+        raise BadInput(f"{name}:{line}: {error}", hint="check the IR text at this place") from error
     if verify:
         check(module, name)
     return module
@@ -49,13 +53,13 @@ def check(module: ModuleOp, name: str = "the module") -> None:
         module.verify()
     except VerifyException as error:
         raise BadInput(f"{name}: {first_line(error)}") from error
-    except QccError:
-        raise
 
 
 def first_line(error: BaseException) -> str:
     """The sentence of a verifier error that says what is wrong, without xDSL's picture of the operation."""
     root = error.__cause__ if isinstance(error.__cause__, VerifyException) else error
     lines = [line.strip(" ^-") for line in str(root).splitlines()]
-    tagged = [line for line in lines if line and not line.startswith(("%", '"', "Operation does not verify", "Error while"))]
+    tagged = [
+        line for line in lines if line and not line.startswith(("%", '"', "Operation does not verify", "Error while"))
+    ]
     return tagged[-1] if tagged else str(error)

@@ -215,7 +215,9 @@ def element_of(key: object) -> Element:
     raise NotSupported(f"element type {key} is not known to the IR")
 
 
-def tensor_type(element: Attribute, dims: Sequence[Dim] | None) -> TensorType[Attribute] | UnrankedTensorType[Attribute]:
+def tensor_type(
+    element: Attribute, dims: Sequence[Dim] | None
+) -> TensorType[Attribute] | UnrankedTensorType[Attribute]:
     """The type of a tensor of `element` (an IR type) with `dims`; unranked where `dims` is None."""
     if dims is None:
         return UnrankedTensorType(element)
@@ -231,7 +233,9 @@ def dims_of(type_: Attribute) -> tuple[Dim, ...] | None:
     if not isinstance(type_, TensorType):
         return None
     extents = [d.data for d in type_.shape.data]
-    symbols = [s.data for s in type_.encoding.symbols.data] if isinstance(type_.encoding, DimsAttr) else [""] * len(extents)
+    symbols = (
+        [s.data for s in type_.encoding.symbols.data] if isinstance(type_.encoding, DimsAttr) else [""] * len(extents)
+    )
     return tuple(e if e >= 0 else (s or None) for e, s in zip(extents, symbols, strict=True))
 
 
@@ -267,7 +271,9 @@ def from_proto(proto: TypeProto) -> Attribute:
         case None:
             return UnknownType()
         case other:
-            raise NotSupported(f"values of ONNX type {other} are not supported", hint="convert sparse tensors to dense ones")
+            raise NotSupported(
+                f"values of ONNX type {other} are not supported", hint="convert sparse tensors to dense ones"
+            )
 
 
 def _dim(value: int | str) -> Dim:

@@ -50,7 +50,9 @@ class WeightStore:
         try:
             return self._arrays[name]
         except KeyError:
-            raise BadInput(f"weight {name!r} is not in the weight store", hint="the IR and its weights file do not belong together") from None
+            raise BadInput(
+                f"weight {name!r} is not in the weight store", hint="the IR and its weights file do not belong together"
+            ) from None
 
     def __setitem__(self, name: str, array: np.ndarray) -> None:
         self._arrays[name] = array
@@ -121,8 +123,14 @@ class WeightStore:
                 schema, raw_shape = raw[name]
                 dtype, shape = element_of(schema).numpy, tuple(raw_shape)  # pyright: ignore[reportArgumentType, reportUnknownVariableType]
             begin, end = entry["data_offsets"]
-            if dtype is None or not 0 <= begin <= end <= len(data) - start or end - begin != math.prod(shape) * dtype.itemsize:
-                raise BadInput(f"{path}: tensor {name!r} does not fit the file", hint="the file is damaged: make it again")
+            if (
+                dtype is None
+                or not 0 <= begin <= end <= len(data) - start
+                or end - begin != math.prod(shape) * dtype.itemsize
+            ):
+                raise BadInput(
+                    f"{path}: tensor {name!r} does not fit the file", hint="the file is damaged: make it again"
+                )
             store[name] = data[start + begin : start + end].view(dtype).reshape(shape)
         return store
 

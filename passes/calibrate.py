@@ -32,7 +32,11 @@ def key_of(value: SSAValue) -> str:
 
 
 def calibrate(
-    program: Program, samples: Sequence[Mapping[str, np.ndarray]], *, threads: int = 0, progress: Callable[[int, int], None] | None = None
+    program: Program,
+    samples: Sequence[Mapping[str, np.ndarray]],
+    *,
+    threads: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Statistics:
     """Histograms of the computed float values of the main block over all samples. `BadInput` where there are no samples."""
     if not samples:

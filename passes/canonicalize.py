@@ -9,7 +9,7 @@ from xdsl.ir import Operation
 from qcc.ir import types
 from qcc.ir.dialects.onnx import OnnxOp
 from qcc.ir.program import Program
-from qcc.ir.rewrite import Rewrite, array_of, replace
+from qcc.ir.rewrite import Rewrite, array_of
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from xdsl.ir import Operation, SSAValue
+from xdsl.rewriter import InsertPoint, Rewriter
 
 from qcc.ir.dialects.onnx import OnnxOp, operator
 from qcc.ir.expand import Builder
 from qcc.ir.program import Program
 from qcc.ir.rewrite import Rewrite, array_of, builder, has_one_use, producer, rank_of, replace, weight_name
-from xdsl.rewriter import InsertPoint, Rewriter
 
 _CONVOLUTIONS = ("onnx.Conv", "onnx.ConvTranspose")
 
@@ -97,7 +97,9 @@ def _into_conv_above(op: OnnxOp, conv: OnnxOp, factor: np.ndarray, shift: np.nda
     return True
 
 
-def _into_conv_below(op: OnnxOp, conv: OnnxOp, x: SSAValue, factor: np.ndarray, shift: np.ndarray, program: Program) -> bool | str:
+def _into_conv_below(
+    op: OnnxOp, conv: OnnxOp, x: SSAValue, factor: np.ndarray, shift: np.ndarray, program: Program
+) -> bool | str:
     weight = array_of(conv.slot(1), program)
     assert weight is not None
     group = conv.integer("group", 1)
@@ -119,12 +121,17 @@ def _into_conv_below(op: OnnxOp, conv: OnnxOp, x: SSAValue, factor: np.ndarray, 
     return True
 
 
-def _replace_conv(op: OnnxOp, conv: OnnxOp, x: SSAValue, weight: np.ndarray, bias: np.ndarray, program: Program) -> None:
+def _replace_conv(
+    op: OnnxOp, conv: OnnxOp, x: SSAValue, weight: np.ndarray, bias: np.ndarray, program: Program
+) -> None:
     """A convolution with new weights in the place of `op`."""
     old = array_of(conv.slot(1), program)
     assert old is not None
     build = builder(op, program)
-    w = build.weight(program.weights.add(weight_name(conv.operands[1], f"{conv.node}.weight"), weight.astype(old.dtype)), weight.astype(old.dtype))
+    w = build.weight(
+        program.weights.add(weight_name(conv.operands[1], f"{conv.node}.weight"), weight.astype(old.dtype)),
+        weight.astype(old.dtype),
+    )
     b = _bias(build, program, conv, bias.astype(old.dtype))
     new = operator("onnx", conv.op_type)([x, w, b], [op.results[0].type], dict(conv.parameters), node=conv.node)
     Rewriter.insert_op(new, InsertPoint.before(op))

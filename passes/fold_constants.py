@@ -17,7 +17,15 @@ from qcc.ir.execute import run
 from qcc.ir.program import NAME, Program
 from qcc.ir.rewrite import Pass, ProgramContext, builder, remove_dead
 
-_RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout"}
+_RANDOM = {
+    "RandomNormal",
+    "RandomUniform",
+    "RandomNormalLike",
+    "RandomUniformLike",
+    "Multinomial",
+    "Bernoulli",
+    "Dropout",
+}
 _INLINE_ELEMENTS = 16
 
 
@@ -33,7 +41,10 @@ class FoldConstants(Pass):
         del ctx
         constant, foldable = _constant_part(program)
         frontier = [
-            r for op in foldable for r in op.results if any(use.operation not in foldable for use in r.uses) and _is_tensor(r)
+            r
+            for op in foldable
+            for r in op.results
+            if any(use.operation not in foldable for use in r.uses) and _is_tensor(r)
         ]
         if not frontier:
             return
@@ -43,7 +54,9 @@ class FoldConstants(Pass):
             assert isinstance(op, OnnxOp)
             inputs = sum(_nbytes(o, program) for o in op.operands if o in constant)
             if array.nbytes > inputs + self.grow:
-                program.decide(op.node, "fold_constants declined", f"the result has {array.nbytes} bytes, its operands {inputs}")
+                program.decide(
+                    op.node, "fold_constants declined", f"the result has {array.nbytes} bytes, its operands {inputs}"
+                )
                 continue
             build = builder(op, program)
             if array.size <= _INLINE_ELEMENTS or array.dtype == np.object_:
@@ -61,7 +74,13 @@ def _constant_part(program: Program) -> tuple[set[SSAValue], list[OnnxOp]]:
     for op in program.body.ops:
         if isinstance(op, Weight) or op.name == "onnx.Constant":
             constant.update(op.results)
-        elif isinstance(op, OnnxOp) and op.domain == "" and not op.regions and op.op_type not in _RANDOM and all(o in constant for o in op.operands):
+        elif (
+            isinstance(op, OnnxOp)
+            and op.domain == ""
+            and not op.regions
+            and op.op_type not in _RANDOM
+            and all(o in constant for o in op.operands)
+        ):
             constant.update(op.results)
             foldable.append(op)
     return constant, foldable
@@ -77,7 +96,9 @@ def _evaluate(program: Program, foldable: list[OnnxOp], frontier: list[SSAValue]
     outputs = [copies[v] for v in frontier]
     block.add_op(ReturnOp(*outputs))
     names = [DictionaryAttr({NAME: attr.text_attribute(f"o{i}")}) for i in range(len(outputs))]
-    function = FuncOp("main", ([], [v.type for v in outputs]), Region(block), arg_attrs=ArrayAttr([]), res_attrs=ArrayAttr(names))
+    function = FuncOp(
+        "main", ([], [v.type for v in outputs]), Region(block), arg_attrs=ArrayAttr([]), res_attrs=ArrayAttr(names)
+    )
     part = Program(ModuleOp([function], {OPSET: program.module.attributes[OPSET]}), program.weights)
     found = run(part, {})
     return [found[f"o{i}"] for i in range(len(outputs))]

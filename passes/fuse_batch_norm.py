@@ -46,4 +46,3 @@ class FuseBatchNorm(Rewrite):
         shifted = build.binary("Add", scaled, build.weight(program.weights.add(f"{op.node}.shift", shift), shift))
         replace(op, shifted)
         return True
-

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from xdsl.ir import Operation
 from xdsl.rewriter import InsertPoint, Rewriter
 
+from qcc.ir import types
 from qcc.ir.dialects.onnx import OnnxOp
 from qcc.ir.dialects.q import Linear
 from qcc.ir.program import Program
 from qcc.ir.rewrite import Rewrite, array_of, has_one_use, replace
-from qcc.ir import types
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,12 @@ class FuseBias(Rewrite):
             if not _defined_before(bias, linear):
                 bias.owner.detach()  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
                 Rewriter.insert_op(bias.owner, InsertPoint.before(linear))  # pyright: ignore[reportArgumentType]
-            new = Linear([linear.operands[0], linear.operands[1], bias], [op.results[0].type], dict(linear.parameters), node=linear.node)
+            new = Linear(
+                [linear.operands[0], linear.operands[1], bias],
+                [op.results[0].type],
+                dict(linear.parameters),
+                node=linear.node,
+            )
             Rewriter.insert_op(new, InsertPoint.before(linear))
             replace(op, new.results[0])
             return True

@@ -25,7 +25,9 @@ class FuseHardSigmoid(Rewrite):
         x = shifted_relu6(clipped, program) if clipped is not None else None
         if x is None:
             return False
-        new = builder(op, program).op("onnx.HardSigmoid", [x], op.results[0].type, {"alpha": 1 / 6, "beta": 0.5}, node=op.node)
+        new = builder(op, program).op(
+            "onnx.HardSigmoid", [x], op.results[0].type, {"alpha": 1 / 6, "beta": 0.5}, node=op.node
+        )
         replace(op, new)
         return True
 

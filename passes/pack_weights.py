@@ -39,4 +39,3 @@ def zero_bits(fmt: Format) -> int:
     """Bits of a zero point."""
     assert fmt.zero is not None
     return load_element(fmt.zero).bits
-

@@ -72,6 +72,8 @@ def run(passes: list[Pass], program: Program, ctx: ProgramContext, *, after: Obs
         try:
             check(program.module, f"after pass {each.name}")
         except Exception as error:
-            raise CheckFailed(f"pass {each.name} broke the program: {error}", hint="this is a bug of qcc: please report it") from error
+            raise CheckFailed(
+                f"pass {each.name} broke the program: {error}", hint="this is a bug of qcc: please report it"
+            ) from error
         if after is not None:
             after(each, program)

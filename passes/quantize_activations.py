@@ -66,7 +66,9 @@ def _quantize_dynamically(program: Program, fmt: Format) -> None:
     made: dict[SSAValue, SSAValue] = {}
     for op in list(program.body.ops):
         if isinstance(op, Conv):
-            program.decide(op.node, "activations float", "no integer kernel computes scales of a convolution's input at run time")
+            program.decide(
+                op.node, "activations float", "no integer kernel computes scales of a convolution's input at run time"
+            )
         if not isinstance(op, Linear):
             continue
         x = op.operands[0]
@@ -91,7 +93,9 @@ class _Ranges:
         family = self.format.family
         symmetric = self.format.zero is None
         observe = observers.load(self.observer)
-        low, high = observe.range_of(self.statistics[key_of(value)], bits=family.bits, signed=family.signed, symmetric=symmetric)
+        low, high = observe.range_of(
+            self.statistics[key_of(value)], bits=family.bits, signed=family.signed, symmetric=symmetric
+        )
         return parameters(low, high, self.format)
 
 
@@ -173,7 +177,9 @@ class _Static:
         array = array_of(op.operands[index], self.program)
         assert array is not None
         low, high = min(0.0, float(array.min())), max(0.0, float(array.max()))
-        op.operands[index] = self._pair(op.operands[index], parameters(low, high, self.format), builder(op, self.program))[1]
+        op.operands[index] = self._pair(
+            op.operands[index], parameters(low, high, self.format), builder(op, self.program)
+        )[1]
 
     def _insert(self, value: SSAValue, source: SSAValue, integer: list[Conv | Linear]) -> None:
         readers = [(use.operation, use.index) for use in value.uses]
@@ -183,7 +189,9 @@ class _Static:
         if again.first_use is None:
             Rewriter.erase_op(again.owner)  # pyright: ignore[reportArgumentType]
 
-    def _pair(self, value: SSAValue, fixed: tuple[np.ndarray, np.ndarray | None], build: Builder) -> tuple[SSAValue, SSAValue]:
+    def _pair(
+        self, value: SSAValue, fixed: tuple[np.ndarray, np.ndarray | None], build: Builder
+    ) -> tuple[SSAValue, SSAValue]:
         scale, zero = fixed
         operands = [value, build.constant(scale), None if zero is None else build.constant(zero)]
         quantize = Quantize(operands, [QuantizedType.of(value.type, self.format)])  # pyright: ignore[reportArgumentType]
@@ -214,7 +222,12 @@ def _is_returned(value: SSAValue) -> bool:
 
 def _after(value: SSAValue, program: Program) -> Builder:
     """A builder that inserts right behind the definition of a value."""
-    following = program.body.first_op if isinstance(value, BlockArgument) else value.owner.next_op if not isinstance(value.owner, Block) else None
+    following = (
+        program.body.first_op
+        if isinstance(value, BlockArgument)
+        else value.owner.next_op
+        if not isinstance(value.owner, Block)
+        else None
+    )
     assert following is not None
     return builder(following, program)
-

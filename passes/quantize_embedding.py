@@ -33,7 +33,12 @@ class QuantizeEmbedding(Rewrite):
         """Guards: a constant float table of rank 2 read by rows, asked for."""
         assert isinstance(op, OnnxOp)
         scheme = schemes.load(self.scheme)
-        if not scheme.weight or not constant_weight(op.slot(0), program) or rank_of(op.operands[0]) != 2 or op.integer("axis"):
+        if (
+            not scheme.weight
+            or not constant_weight(op.slot(0), program)
+            or rank_of(op.operands[0]) != 2
+            or op.integer("axis")
+        ):
             return False
         key = weight_name(op.operands[0], op.node)
         if not any(matches(pattern, name) for pattern in self.include for name in (op.node, key)):

@@ -10,7 +10,6 @@ from xdsl.dialects.builtin import TensorType
 from xdsl.ir import Operation, SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
 
-from qcc.ir import types
 from qcc.ir.dialects.onnx import OnnxOp
 from qcc.ir.dialects.q import Linear, Weight, part
 from qcc.ir.format import Format
@@ -41,7 +40,9 @@ class QuantizeLinear(Rewrite):
         scheme = schemes.load(self.scheme)
         if not scheme.weight:
             return False
-        reason = _obstacle(op, program) or Selection(self.ignore, self.include).skip_reason(op, op.operands[1], scheme.bits, program)
+        reason = _obstacle(op, program) or Selection(self.ignore, self.include).skip_reason(
+            op, op.operands[1], scheme.bits, program
+        )
         if reason:
             program.decide(op.node, "skipped", reason)
             return False
@@ -84,11 +85,18 @@ def _weight_and_bias(op: OnnxOp, program: Program) -> tuple[np.ndarray, SSAValue
     return weight, build.binary("Mul", c, build.constant(np.array(beta, np.float32)))
 
 
-def quantized_weight(op: Operation, key: str, weight: np.ndarray, fmt: Format, algorithm: str, program: Program) -> SSAValue:
+def quantized_weight(
+    op: Operation, key: str, weight: np.ndarray, fmt: Format, algorithm: str, program: Program
+) -> SSAValue:
     """Fit `weight` in `fmt`, put its parts into the store, and give the `q.weight` before `op`. Equal requests share one."""
     type_ = QuantizedType.of(TensorType(builtin.f32, weight.shape), fmt)
     for other in program.weight_ops():
-        if other.result.type == type_ and other.weight == f"{key}.q" and other.parent is op.parent and _is_before(other, op):
+        if (
+            other.result.type == type_
+            and other.weight == f"{key}.q"
+            and other.parent is op.parent
+            and _is_before(other, op)
+        ):
             return other.result
     unique = f"{key}.q"
     while part(unique, "codes") in program.weights:

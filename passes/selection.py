@@ -16,7 +16,20 @@ from qcc.ir.errors import BadInput
 from qcc.ir.program import Program
 from qcc.ir.rewrite import array_of
 
-_PLAIN = {"Softmax", "LogSoftmax", "Sigmoid", "Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "ArgMax", "Add"}
+_PLAIN = {
+    "Softmax",
+    "LogSoftmax",
+    "Sigmoid",
+    "Identity",
+    "Cast",
+    "Reshape",
+    "Flatten",
+    "Squeeze",
+    "Unsqueeze",
+    "Transpose",
+    "ArgMax",
+    "Add",
+}
 """Operators between the last layer and the outputs that keep it the last layer."""
 
 
@@ -49,14 +62,18 @@ def matches(pattern: str, name: str) -> bool:
     try:
         return bool(name) and re.search(pattern[3:], name) is not None
     except re.error as error:
-        raise BadInput(f"pattern {pattern!r} is not a regular expression: {error}", hint='write it like "re:.*attention.*"') from error
+        raise BadInput(
+            f"pattern {pattern!r} is not a regular expression: {error}", hint='write it like "re:.*attention.*"'
+        ) from error
 
 
 def check_patterns(patterns: tuple[str, ...], names: list[str], flag: str) -> None:
     """`BadInput` for a pattern that matches nothing: it is a typing error more often than not."""
     for pattern in patterns:
         if not any(matches(pattern, name) for name in names):
-            raise BadInput(f"{flag} {pattern!r} matches no node and no weight", hint="`qcc inspect MODEL` lists their names")
+            raise BadInput(
+                f"{flag} {pattern!r} matches no node and no weight", hint="`qcc inspect MODEL` lists their names"
+            )
 
 
 def constant_weight(value: SSAValue | None, program: Program) -> bool:

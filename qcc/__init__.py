@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from qcc.api import Artifact, bench, compile, load, verify  # noqa: A004
+    from qcc.api import Artifact, bench, compile, load, verify
     from qcc.ir.errors import BadInput, CheckFailed, MissingExtra, NotSupported, QccError
 
 __version__ = "0.1.0"

@@ -30,7 +30,14 @@ def resolve(program: Program, target: Target, pick: Picker = cheapest) -> list[A
     return choose(program, target, pick)
 
 
-def build(program: Program, target: Target, folder: Path, weights: str, pick: Picker = cheapest, packed: Callable[[], None] | None = None) -> Built:
+def build(
+    program: Program,
+    target: Target,
+    folder: Path,
+    weights: str,
+    pick: Picker = cheapest,
+    packed: Callable[[], None] | None = None,
+) -> Built:
     """Write `model.onnx` and the weights file into `folder`. `program` is left with resolved layouts and packed weights."""
     assignments = resolve(program, target, pick)
     PackWeights().run(program, ProgramContext(program=program))

@@ -1,7 +1,7 @@
 """`HardSwish` on codes, in two integer steps: ONNX Runtime has kernels for adding and multiplying codes, but none for HardSwish.
 
-    t = quantize(x + 3; scale 6/255, zero 0)      saturation is the clip to [0, 6]
-    y = quantize(x * t; scale 6 s, zero z)        read back with scale s: the division by 6 costs nothing
+t = quantize(x + 3; scale 6/255, zero 0)      saturation is the clip to [0, 6]
+y = quantize(x * t; scale 6 s, zero z)        read back with scale s: the division by 6 costs nothing
 """
 
 from __future__ import annotations
@@ -23,7 +23,12 @@ _STEP = np.array(6 / 255, np.float32)
 def integer_hard_swish(program: Program) -> None:
     """Rewrite every HardSwish between a DequantizeLinear and one QuantizeLinear to unsigned bytes, in place."""
     for op in list(program.body.ops):
-        if not isinstance(op, OnnxOp) or op.name != "onnx.HardSwish" or op.parent is None or not has_one_use(op.results[0]):
+        if (
+            not isinstance(op, OnnxOp)
+            or op.name != "onnx.HardSwish"
+            or op.parent is None
+            or not has_one_use(op.results[0])
+        ):
             continue
         source = producer(op.operands[0], "onnx.DequantizeLinear")
         use = op.results[0].get_unique_use()
@@ -45,7 +50,9 @@ def _rewrite(source: OnnxOp, target: OnnxOp, scale: np.ndarray, build: Builder) 
         return build.op("onnx.DequantizeLinear", source.slots, type_)
 
     three, step, nothing = build.scalar(3.0), build.constant(_STEP), build.constant(np.array(0, np.uint8))
-    fixed = build.op("onnx.QuantizeLinear", [three, step, nothing], types.tensor_type(types.element_type(target.results[0].type), ()))
+    fixed = build.op(
+        "onnx.QuantizeLinear", [three, step, nothing], types.tensor_type(types.element_type(target.results[0].type), ())
+    )
     shifted = build.binary("Add", again(), build.op("onnx.DequantizeLinear", [fixed, step, nothing], three.type))
     gate = build.op("onnx.QuantizeLinear", [shifted, step, nothing], target.results[0].type)
     product = build.binary("Mul", again(), build.op("onnx.DequantizeLinear", [gate, step, nothing], type_))
@@ -54,4 +61,3 @@ def _rewrite(source: OnnxOp, target: OnnxOp, scale: np.ndarray, build: Builder) 
     codes.name_hint = target.results[0].name_hint
     target.results[0].replace_all_uses_with(codes)
     Rewriter.erase_op(target)
-

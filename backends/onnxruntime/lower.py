@@ -119,7 +119,9 @@ class Lowering:
         codes = self._codes[x]
         return self.build(op).op("onnx.DequantizeLinear", [codes, scale, zero], quantize.operands[0].type)
 
-    def dequantize_linear(self, op: Operation, codes: SSAValue, scale: SSAValue, zero: SSAValue | None, *, axis: int) -> SSAValue:
+    def dequantize_linear(
+        self, op: Operation, codes: SSAValue, scale: SSAValue, zero: SSAValue | None, *, axis: int
+    ) -> SSAValue:
         """One DequantizeLinear with a scale for each index of `axis`."""
         type_ = types.tensor_type(builtin.f32, types.dims_of(codes.type))
         return self.build(op).op("onnx.DequantizeLinear", [codes, scale, zero], type_, {"axis": axis})

@@ -22,7 +22,9 @@ class SessionRunner:
         options.log_severity_level = 4
         options.intra_op_num_threads = threads
         if isinstance(model, bytes):
-            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder.absolute()))
+            options.add_session_config_entry(
+                "session.model_external_initializers_file_folder_path", str(folder.absolute())
+            )
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self.outputs = [o.name for o in self._session.get_outputs()]
 

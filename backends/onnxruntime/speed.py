@@ -79,7 +79,9 @@ def _stable_hash(text: str) -> int:
 
 
 def _forms() -> dict[str, bytes]:
-    forms = {f"matmul_nbits {b} level {v} block {g}": _nbits(b, v, g) for b in (2, 4, 8) for v in (1, 4) for g in (32, 128)}
+    forms = {
+        f"matmul_nbits {b} level {v} block {g}": _nbits(b, v, g) for b in (2, 4, 8) for v in (1, 4) for g in (32, 128)
+    }
     return {**forms, "dynamic_quantize_matmul": _dynamic(), "float": _float()}
 
 
@@ -87,7 +89,9 @@ def _nbits(bits: int, level: int, block: int) -> bytes:
     rng = np.random.default_rng(0)
     codes = rng.integers(0, 256, (_N, _K // block, block * bits // 8)).astype(np.uint8)
     scale = np.full((_N, _K // block), 0.01, np.float32)
-    return _model("MatMulNBits", {"b": codes, "s": scale}, K=_K, N=_N, bits=bits, block_size=block, accuracy_level=level)
+    return _model(
+        "MatMulNBits", {"b": codes, "s": scale}, K=_K, N=_N, bits=bits, block_size=block, accuracy_level=level
+    )
 
 
 def _dynamic() -> bytes:

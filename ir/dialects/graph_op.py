@@ -14,7 +14,7 @@ from typing import ClassVar, Self
 from xdsl.dialects.builtin import DenseArrayBase
 from xdsl.ir import Attribute, Operation, OpTraits, Region, SSAValue
 from xdsl.irdl import IRDLOperation, irdl_op_definition, traits_def, var_operand_def
-from xdsl.parser import Parser
+from xdsl.parser import Parser, UnresolvedOperand
 from xdsl.printer import Printer
 from xdsl.traits import IsTerminator
 
@@ -117,7 +117,9 @@ class GraphOp(Operation):
             printer.print_string(" ")
             printer.print_string_literal(self.node)
         with printer.in_parens():
-            printer.print_list(self.slots, lambda s: printer.print_string("_") if s is None else printer.print_operand(s))
+            printer.print_list(
+                self.slots, lambda s: printer.print_string("_") if s is None else printer.print_operand(s)
+            )
         if self.parameters:
             printer.print_string(" ")
             printer.print_attr_dict(self.parameters)
@@ -135,6 +137,8 @@ class GraphOp(Operation):
         node = parser.parse_optional_str_literal() or ""
         slots = parser.parse_comma_separated_list(parser.Delimiter.PAREN, lambda: _parse_slot(parser))
         properties = parser.parse_optional_attr_dict()
+        if _ABSENT in properties:
+            parser.raise_error("an operand left out is written `_`, not as an attribute")
         regions = _regions(parser) if parser.parse_optional_punctuation("(") else []
         result_types: list[Attribute] = []
         if parser.parse_optional_punctuation(":"):
@@ -147,7 +151,10 @@ class GraphOp(Operation):
 def _parse_slot(parser: Parser) -> SSAValue | None:
     if parser.parse_optional_keyword("_"):
         return None
-    name = parser.parse_unresolved_operand()
+    return _resolve(parser, parser.parse_unresolved_operand())
+
+
+def _resolve(parser: Parser, name: UnresolvedOperand) -> SSAValue:
     values = parser.ssa_values.get(name.operand_name)
     if values is None or name.index >= len(values):
         parser.raise_error(f"%{name.operand_name} is used before it is defined", name.span)
@@ -185,7 +192,7 @@ class Yield(IRDLOperation):
         operand = parser.parse_optional_unresolved_operand()
         outputs: list[SSAValue] = []
         while operand is not None:
-            outputs.append(parser.ssa_values[operand.operand_name][operand.index])
+            outputs.append(_resolve(parser, operand))
             operand = parser.parse_unresolved_operand() if parser.parse_optional_punctuation(",") else None
         return Yield(outputs)
 

@@ -49,7 +49,9 @@ class OnnxOp(GraphOp):
         opset = opset_of(self, self.domain)
         found = schemas.lookup(self.domain, self.op_type, opset)
         if found is None:
-            raise VerifyException(f"{self.where()}: opset {opset} of domain {self.domain or 'ai.onnx'!r} has no such operator")
+            raise VerifyException(
+                f"{self.where()}: opset {opset} of domain {self.domain or 'ai.onnx'!r} has no such operator"
+            )
         return found
 
     def formal_names(self) -> tuple[str, ...]:
@@ -108,12 +110,16 @@ def _check_formals(
                 raise VerifyException(f"{op.where()}: {kind} {formal.name!r} is quantized; dequantize it first")
             continue
         if formal.types and text not in formal.types:
-            raise VerifyException(f"{op.where()}: {kind} {formal.name!r} has type {text}, expected one of {sorted(formal.types)}")
+            raise VerifyException(
+                f"{op.where()}: {kind} {formal.name!r} has type {text}, expected one of {sorted(formal.types)}"
+            )
         if formal.option == "variadic" and not formal.homogeneous:
             continue
         first = bound.setdefault(formal.type_var, text)
         if first != text:
-            raise VerifyException(f"{op.where()}: {kind} {formal.name!r} has type {text}, but {formal.type_var} is {first}")
+            raise VerifyException(
+                f"{op.where()}: {kind} {formal.name!r} has type {text}, but {formal.type_var} is {first}"
+            )
 
 
 def _check_attributes(op: OnnxOp, schema: OperatorSchema) -> None:
@@ -158,13 +164,19 @@ def compatible(left: Attribute, right: Attribute) -> bool:
         return False
     if a is None or b is None:
         return True
-    return len(a) == len(b) and all(x == y or not (isinstance(x, int) and isinstance(y, int)) for x, y in zip(a, b, strict=True))
+    return len(a) == len(b) and all(
+        x == y or not (isinstance(x, int) and isinstance(y, int)) for x, y in zip(a, b, strict=True)
+    )
 
 
 @cache
 def operator(dialect: str, op_type: str) -> type[OnnxOp]:
     """The class of an operator, as in `operator("onnx", "Conv")`."""
-    return type(op_type, (OnnxOp,), {"name": f"{dialect}.{op_type}", "__doc__": f"The operator {op_type}.", "__module__": __name__})
+    return type(
+        op_type,
+        (OnnxOp,),
+        {"name": f"{dialect}.{op_type}", "__doc__": f"The operator {op_type}.", "__module__": __name__},
+    )
 
 
 @cache
@@ -173,5 +185,12 @@ def dialect(name: str) -> Dialect:
     operations = [operator(name, op_type) for op_type in schemas.operator_names(schemas.DOMAINS[name])]
     if name != "onnx":
         return Dialect(name, [*operations], [])
-    own_types = [types.DimsAttr, types.StringType, types.UnknownType, types.SequenceType, types.OptionalType, types.MapType]
+    own_types = [
+        types.DimsAttr,
+        types.StringType,
+        types.UnknownType,
+        types.SequenceType,
+        types.OptionalType,
+        types.MapType,
+    ]
     return Dialect(name, [*operations, Yield], [*own_types, attr.FloatsAttr, attr.TensorAttr])

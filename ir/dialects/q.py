@@ -18,7 +18,6 @@ from xdsl.printer import Printer
 from xdsl.traits import Pure
 from xdsl.utils.exceptions import VerifyException
 
-from .. import attributes as attr
 from .. import types
 from ..layout import Layout
 from ..types import QuantizedType
@@ -114,7 +113,9 @@ class Quantize(QuantizedOp):
             raise VerifyException(f"{self.where()}: the result must be a quantized tensor, found {result}")
         x, scale, zero = self.slot(0), self.slot(1), self.slot(2)
         if x is None or x.type != result.expressed:
-            raise VerifyException(f"{self.where()}: the result expresses {result.expressed}, the operand is {x and x.type}")
+            raise VerifyException(
+                f"{self.where()}: the result expresses {result.expressed}, the operand is {x and x.type}"
+            )
         if scale is not None and (zero is None) != (result.format.zero is None):
             raise VerifyException(f"{self.where()}: format {result.format} and the zero point do not fit")
         if scale is not None and result.format.scale.block is None and types.dims_of(scale.type) not in ((), None):
@@ -158,7 +159,16 @@ class Conv(QuantizedOp):
 
     name = "q.conv"
     formals = ("x", "w", "bias")
-    convolution = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides", "output_padding", "output_shape")
+    convolution = (
+        "auto_pad",
+        "dilations",
+        "group",
+        "kernel_shape",
+        "pads",
+        "strides",
+        "output_padding",
+        "output_shape",
+    )
     allowed = (*convolution, "transposed", "kernel")
 
     def verify_(self) -> None:

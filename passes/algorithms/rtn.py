@@ -43,7 +43,7 @@ def fit(weight: np.ndarray, fmt: Format) -> Fitted:
     return Fitted(restore(codes), scales, zeros)
 
 
-def _as_blocks(weight: np.ndarray, fmt: Format) -> tuple[np.ndarray, "_Restore"]:
+def _as_blocks(weight: np.ndarray, fmt: Format) -> tuple[np.ndarray, _Restore]:
     """The weight as [blocks, elements of a block], ragged ends padded with zeros, and the way back."""
     shape, block = weight.shape, fmt.block_of(weight.shape)
     counts = fmt.scale_shape(shape)
@@ -54,13 +54,17 @@ def _as_blocks(weight: np.ndarray, fmt: Format) -> tuple[np.ndarray, "_Restore"]
     rank = len(shape)
     order = [*range(0, 2 * rank, 2), *range(1, 2 * rank, 2)]
     split = apart.transpose(order)
-    return split.reshape(math.prod(counts), math.prod(block)), _Restore(shape, padded, split.shape, tuple(np.argsort(order)))
+    return split.reshape(math.prod(counts), math.prod(block)), _Restore(
+        shape, padded, split.shape, tuple(np.argsort(order))
+    )
 
 
 class _Restore:
     """From [blocks, elements] back to the shape of the weight."""
 
-    def __init__(self, shape: tuple[int, ...], padded: tuple[int, ...], split: tuple[int, ...], order: tuple[int, ...]) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], padded: tuple[int, ...], split: tuple[int, ...], order: tuple[int, ...]
+    ) -> None:
         self.shape, self.padded, self.split, self.order = shape, padded, split, order
 
     def __call__(self, codes: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from qcc.backends.runtime import Artifact, load
 
 from .bench import BenchReport, bench
-from .compile import compile, plan  # noqa: A004 - the word people know
+from .compile import compile, plan
 from .report import Plan
 from .verify import VerifyReport, verify
 

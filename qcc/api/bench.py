@@ -62,7 +62,8 @@ def bench(
     folder = artifact.folder if isinstance(artifact, Artifact) else Path(artifact)
     ours = load(folder, threads=threads)
     feeds = dict(inputs) if inputs is not None else _stored(ours)
-    sides: dict[str, Callable[[], object]] = {"artifact": lambda: ours(feeds)}
+    run = ours.runner.run  # what `ours(...)` calls after checking its arguments; the baseline is called in the same way
+    sides: dict[str, Callable[[], object]] = {"artifact": lambda: run(feeds)}
     if model is not None and against:
         path = Path(model)
         if not path.is_file():
@@ -96,5 +97,7 @@ def summarize(seconds: Sequence[float]) -> Latency:
 
 
 def _stored(artifact: Artifact) -> dict[str, np.ndarray]:
-    stored = StoredSamples.open(artifact.folder / SAMPLES, [p.name for p in artifact.inputs], [p.name for p in artifact.outputs])
+    stored = StoredSamples.open(
+        artifact.folder / SAMPLES, [p.name for p in artifact.inputs], [p.name for p in artifact.outputs]
+    )
     return dict(stored.inputs[0])

@@ -55,7 +55,10 @@ def _from_path(path: Path, inputs: Any, options: Options, folder: Path) -> Captu
     if not path.exists():
         raise BadInput(f"{path}: no such file or folder", hint="give the path of an .onnx or .pt2 file")
     if path.is_dir():
-        raise NotSupported(f"{path} is a folder: Hugging Face folders are not read yet", hint="export the model to ONNX, or pass the nn.Module in Python")
+        raise NotSupported(
+            f"{path} is a folder: Hugging Face folders are not read yet",
+            hint="export the model to ONNX, or pass the nn.Module in Python",
+        )
     if path.suffix == ".gguf":
         raise NotSupported(f"{path}: GGUF files are not read yet", hint="export the model to ONNX")
     if path.suffix == ".pt2":
@@ -105,6 +108,9 @@ def input_specs(program: Program) -> list[InputSpec]:
     for port in program.inputs():
         dims = types.dims_of(port.type)
         if dims is None:
-            raise NotSupported(f"input {port.name!r} is {port.type}: only tensors of known rank can be fed", hint="give it a shape with --input-shape")
+            raise NotSupported(
+                f"input {port.name!r} is {port.type}: only tensors of known rank can be fed",
+                hint="give it a shape with --input-shape",
+            )
         specs.append(InputSpec(port.name, dims, types.element_of(types.element_type(port.type)).numpy))
     return specs

@@ -33,7 +33,7 @@ from .report import PassCheck, Plan, Progress, Silent
 from .state import State
 
 
-def compile(  # noqa: A001 - the word people know
+def compile(
     model: object,
     inputs: Any = None,
     *,
@@ -73,12 +73,16 @@ def compile(  # noqa: A001 - the word people know
     if output is not None:
         require_free(Path(output), force=force)
         with writing(Path(output), force=force) as folder:
-            manifest = _compile(model, inputs, options, calibration, folder, _name_of(model, output), progress or Silent(), pick)
+            manifest = _compile(
+                model, inputs, options, calibration, folder, _name_of(model, output), progress or Silent(), pick
+            )
         return Artifact(Path(output), manifest)
     place = Path(tempfile.mkdtemp(prefix="qcc-"))
     holder = place / "artifact.qcc"
     with writing(holder, force=False) as folder:
-        manifest = _compile(model, inputs, options, calibration, folder, _name_of(model, None), progress or Silent(), pick)
+        manifest = _compile(
+            model, inputs, options, calibration, folder, _name_of(model, None), progress or Silent(), pick
+        )
     return Artifact(holder, manifest, temporary=True)
 
 
@@ -88,14 +92,24 @@ def plan(model: object, inputs: Any = None, *, progress: Progress | None = None,
     Any: the keyword arguments are those of `compile`, and are checked as it checks them.
     """
     calibration = options_.pop("calibration", None)
-    defaults = {name: value for name, value in (compile.__kwdefaults__ or {}).items() if name not in ("output", "force", "progress", "pick")}
+    defaults = {
+        name: value
+        for name, value in (compile.__kwdefaults__ or {}).items()
+        if name not in ("output", "force", "progress", "pick")
+    }
     options = _options({**defaults, **options_, "calibration": calibration})
     with tempfile.TemporaryDirectory(prefix="qcc-") as work:
         state = _quantize(model, inputs, options, calibration, Path(work), progress or Silent())
         from qcc.backends.onnxruntime.build import resolve
 
         assignments = resolve(state.program, targets.load(options.target))
-        made = Plan(schemes.load(options.scheme).name, options.target, "onnxruntime", state.program.decisions, passes=state.checks)
+        made = Plan(
+            schemes.load(options.scheme).name,
+            options.target,
+            "onnxruntime",
+            state.program.decisions,
+            passes=state.checks,
+        )
         made.kernels = {a.op.node: a.choice.kernel for a in assignments}
         made.float_bytes = state.float_bytes
         made.bytes = state.quantized_bytes()
@@ -122,7 +136,10 @@ def _quantize(model: object, inputs: Any, options: Options, calibration: Any, wo
             found = compare(state.references[:1], run_all(program, state.data.verification[:1], optimize=False))
             state.checks.append(PassCheck(each.name, found.sqnr_db, sum(1 for _ in program.module.walk())))
             if each.name not in quantizing and found.sqnr_db < 60:
-                raise CheckFailed(f"pass {each.name} changed the result: {found.sqnr_db:.1f} dB against the float model", hint="this is a bug of qcc: please report it")
+                raise CheckFailed(
+                    f"pass {each.name} changed the result: {found.sqnr_db:.1f} dB against the float model",
+                    hint="this is a bug of qcc: please report it",
+                )
 
     quantizing = {p.name for p in pipeline.quantize(pipeline.QuantizeOptions(options.scheme))}
     progress.stage("simplify")
@@ -132,13 +149,22 @@ def _quantize(model: object, inputs: Any, options: Options, calibration: Any, wo
         progress.stage("calibrate")
         ctx.statistics = calibrate(state.program, state.data.calibration, progress=progress.step)
     progress.stage("quantize")
-    choices = pipeline.QuantizeOptions(options.scheme, options.group_size, options.algorithm, options.observer, options.ignore, options.include)
+    choices = pipeline.QuantizeOptions(
+        options.scheme, options.group_size, options.algorithm, options.observer, options.ignore, options.include
+    )
     pipeline.run(pipeline.quantize(choices), state.program, ctx, after=check)
     return state
 
 
 def _compile(
-    model: object, inputs: Any, options: Options, calibration: Any, folder: Path, name: str, progress: Progress, pick: Picker
+    model: object,
+    inputs: Any,
+    options: Options,
+    calibration: Any,
+    folder: Path,
+    name: str,
+    progress: Progress,
+    pick: Picker,
 ) -> Any:
     with tempfile.TemporaryDirectory(prefix="qcc-") as work:
         state = _quantize(model, inputs, options, calibration, Path(work), progress)
@@ -151,20 +177,36 @@ def _compile(
 def _gate(manifest: Any, options: Options) -> None:
     error = manifest.error
     if options.min_sqnr is not None and error.sqnr_db < options.min_sqnr:
-        raise CheckFailed(f"the artifact reaches {error.sqnr_db:.2f} dB, less than --min-sqnr {options.min_sqnr}", hint="use more bits, a smaller group, or --ignore sensitive layers")
+        raise CheckFailed(
+            f"the artifact reaches {error.sqnr_db:.2f} dB, less than --min-sqnr {options.min_sqnr}",
+            hint="use more bits, a smaller group, or --ignore sensitive layers",
+        )
     if options.max_error is not None and error.max_abs_error > options.max_error:
-        raise CheckFailed(f"the artifact is off by {error.max_abs_error:.4g}, more than --max-error {options.max_error}", hint="use more bits, a smaller group, or --ignore sensitive layers")
+        raise CheckFailed(
+            f"the artifact is off by {error.max_abs_error:.4g}, more than --max-error {options.max_error}",
+            hint="use more bits, a smaller group, or --ignore sensitive layers",
+        )
 
 
 def _options(given: Mapping[str, Any]) -> Options:
     """Any: the arguments of `compile` as they came."""
     known = {f.name for f in fields(Options)}
-    strange = [k for k in given if k not in known and k not in ("model", "inputs", "output", "force", "progress", "pick")]
+    strange = [
+        k for k in given if k not in known and k not in ("model", "inputs", "output", "force", "progress", "pick")
+    ]
     if strange:
         raise TypeError(f"compile() got an unexpected keyword argument {strange[0]!r}")
     values = {k: v for k, v in given.items() if k in known and v is not None}
     calibration = given.get("calibration")
-    values["calibration"] = calibration if isinstance(calibration, str) else os.fspath(calibration) if isinstance(calibration, os.PathLike) else "samples" if calibration else ""
+    values["calibration"] = (
+        calibration
+        if isinstance(calibration, str)
+        else os.fspath(calibration)
+        if isinstance(calibration, os.PathLike)
+        else "samples"
+        if calibration
+        else ""
+    )
     values["ignore"], values["include"] = tuple(given.get("ignore") or ()), tuple(given.get("include") or ())
     if values.get("min_sqnr") is not None and not np.isfinite(values["min_sqnr"]):
         raise NotSupported("min_sqnr must be a finite number of decibels")

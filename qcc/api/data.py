@@ -72,11 +72,17 @@ def _few(samples: Sequence[Mapping[str, np.ndarray]]) -> Sequence[Mapping[str, n
 def _checked(sample: Sample, specs: Sequence[InputSpec]) -> Sample:
     for spec in specs:
         if spec.name not in sample:
-            raise BadInput(f"a sample has no input {spec.name!r}", hint=f"the network takes {', '.join(map(str, specs))}")
+            raise BadInput(
+                f"a sample has no input {spec.name!r}", hint=f"the network takes {', '.join(map(str, specs))}"
+            )
         array = np.asarray(sample[spec.name])
-        fits = array.ndim == len(spec.shape) and all(not isinstance(d, int) or d == e for d, e in zip(spec.shape, array.shape, strict=False))
+        fits = array.ndim == len(spec.shape) and all(
+            not isinstance(d, int) or d == e for d, e in zip(spec.shape, array.shape, strict=False)
+        )
         if not fits or array.size == 0:
-            raise BadInput(f"a sample of input {spec.name!r} has shape {list(array.shape)}", hint=f"the network takes {spec}")
+            raise BadInput(
+                f"a sample of input {spec.name!r} has shape {list(array.shape)}", hint=f"the network takes {spec}"
+            )
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise BadInput(f"a sample of input {spec.name!r} holds NaN or infinity")
         sample[spec.name] = array.astype(spec.dtype, copy=False)

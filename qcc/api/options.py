@@ -44,9 +44,14 @@ class Options:
         if self.backend not in BACKENDS:
             raise BadInput(f"no backend is called {self.backend!r}", hint=f"known backends: {', '.join(BACKENDS)}")
         if self.group_size and (self.group_size < 16 or self.group_size & (self.group_size - 1)):
-            raise BadInput(f"group size {self.group_size} is not a power of two of at least 16", hint="use 32, 64 or 128")
+            raise BadInput(
+                f"group size {self.group_size} is not a power of two of at least 16", hint="use 32, 64 or 128"
+            )
         if self.group_size and not scheme.group:
-            raise BadInput(f"scheme {scheme.name} has one scale an output channel: it takes no group size", hint="leave out --group-size")
+            raise BadInput(
+                f"scheme {scheme.name} has one scale an output channel: it takes no group size",
+                hint="leave out --group-size",
+            )
         if scheme.needs_calibration and not self.calibration:
             raise BadInput(
                 f"scheme {scheme.name} needs calibration data for the scales of its activations",

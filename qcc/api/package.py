@@ -96,7 +96,9 @@ def _layer(assignment: Assignment, program: Program, built: Built) -> LayerRecor
         reason=assignment.choice.reason,
         bytes=weight_bytes(weight, program),
         float_bytes=4 * int(np.prod(task.weight, dtype=np.int64)),
-        activation="float" if task.activation_format is None else f"{task.activation_format}{' at run time' if task.dynamic else ''}",
+        activation="float"
+        if task.activation_format is None
+        else f"{task.activation_format}{' at run time' if task.dynamic else ''}",
         value=built.values.get(op.node, ""),
     )
 

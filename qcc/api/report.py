@@ -61,5 +61,3 @@ class Plan:
     def skipped(self) -> list[Decision]:
         """The nodes that stay float, with reasons."""
         return [d for d in self.decisions if d.action == "skipped"]
-
-

@@ -83,7 +83,9 @@ def verify(
     return VerifyReport(not failures, found.sqnr_db, found.max_abs_error, worst, True, (), failures, ran_on, not_run)
 
 
-def _failures(found: Difference, promised: float | None, min_sqnr: float | None, max_error: float | None) -> tuple[str, ...]:
+def _failures(
+    found: Difference, promised: float | None, min_sqnr: float | None, max_error: float | None
+) -> tuple[str, ...]:
     failures: list[str] = []
     if promised is not None and found.sqnr_db < promised - 1:
         failures.append(f"{found.sqnr_db:.2f} dB, but the manifest says {promised:.2f} dB")
@@ -103,7 +105,10 @@ def _against(artifact: Artifact, model: object, count: int, seed: int) -> Differ
         theirs = {p.name for p in program.inputs()}
         ours = {p.name for p in artifact.inputs}
         if theirs != ours:
-            raise BadInput(f"the model takes {sorted(theirs)}, the artifact {sorted(ours)}", hint="give the model that was compiled")
+            raise BadInput(
+                f"the model takes {sorted(theirs)}, the artifact {sorted(ours)}",
+                hint="give the model that was compiled",
+            )
         feeds = random_samples(input_specs(program), count=count, seed=seed, bounds=index_bounds(program))
         return compare(run_all(program, feeds), [artifact(f) for f in feeds])
 

@@ -49,7 +49,10 @@ def offers(task: KernelTask, speed: Speed) -> list[Choice]:
     """Every choice for a task, from all kernels; `NotSupported` where there is none."""
     found = [choice for name in names() for choice in load(name).offers(task, speed)]
     if not found:
-        raise NotSupported(f"ONNX Runtime has no kernel for {task.op} with {task.weight_format}", hint="`qcc list schemes` shows what it runs")
+        raise NotSupported(
+            f"ONNX Runtime has no kernel for {task.op} with {task.weight_format}",
+            hint="`qcc list schemes` shows what it runs",
+        )
     return found
 
 

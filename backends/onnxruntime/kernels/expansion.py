@@ -25,7 +25,16 @@ def offers(task: KernelTask, speed: Speed) -> list[Choice]:
         size *= extent
     table = task.op == "q.embedding"
     cost = (10.0 if table else 1.0) * speed.float_matmul * size
-    return [Choice("expansion", natural(len(task.weight)), None, (), cost, "decoded when the model is loaded: float speed and memory")]
+    return [
+        Choice(
+            "expansion",
+            natural(len(task.weight)),
+            None,
+            (),
+            cost,
+            "decoded when the model is loaded: float speed and memory",
+        )
+    ]
 
 
 def lower(op: QuantizedOp, choice: Choice, lowering: Lowering) -> SSAValue:

@@ -23,13 +23,21 @@ _BITS = (2, 4, 8)
 def offers(task: KernelTask, speed: Speed) -> list[Choice]:
     """One choice where the format has blocks of 16, 32, 64 ... along K and activations are float or int8 in the same blocks."""
     fmt, block = task.weight_format, _block(task)
-    if task.op != "q.linear" or not block or fmt.bits not in _BITS or fmt.element[0] not in "iu" or fmt.scale.dtype != "f32":
+    if (
+        task.op != "q.linear"
+        or not block
+        or fmt.bits not in _BITS
+        or fmt.element[0] not in "iu"
+        or fmt.scale.dtype != "f32"
+    ):
         return []
     symmetric = fmt.family.signed and fmt.zero is None
     if not symmetric and fmt.zero != f"u{fmt.bits}":
         return []
     activation = task.activation_format
-    if activation is not None and not (task.dynamic and activation.element == "i8" and activation.scale.block == (block,)):
+    if activation is not None and not (
+        task.dynamic and activation.element == "i8" and activation.scale.block == (block,)
+    ):
         return []
     level = 1 if activation is None else 4
     xor = f" xor {1 << (fmt.bits - 1)}" if symmetric else ""
@@ -62,8 +70,13 @@ def lower(op: QuantizedOp, choice: Choice, lowering: Lowering) -> SSAValue:
     zero = None
     if type_.format.zero is not None:
         zero = lowering.part(op, "zero", (n, math.ceil(blocks * bits / 8)))
-    attributes: dict[str, object] = {"K": k, "N": n, "bits": bits, "block_size": block, "accuracy_level": parameters["accuracy_level"]}
+    attributes: dict[str, object] = {
+        "K": k,
+        "N": n,
+        "bits": bits,
+        "block_size": block,
+        "accuracy_level": parameters["accuracy_level"],
+    }
     operands = [lowering.float_operand(op), codes, scale, zero]
     product = lowering.build(op).op("msft.MatMulNBits", operands, op.results[0].type, attributes, node=op.node)
     return lowering.add_bias(op, product)
-

@@ -25,7 +25,11 @@ def offers(task: KernelTask, speed: Speed) -> list[Choice]:
         return []
     if dict(task.attributes).get("transposed") == "1":
         return []
-    return [Choice("qdq_conv", natural(rank), None, (), speed.int8_matmul * int(np.prod(task.weight)), "integer dot products")]
+    return [
+        Choice(
+            "qdq_conv", natural(rank), None, (), speed.int8_matmul * int(np.prod(task.weight)), "integer dot products"
+        )
+    ]
 
 
 def lower(op: QuantizedOp, choice: Choice, lowering: Lowering) -> SSAValue:
@@ -39,7 +43,9 @@ def lower(op: QuantizedOp, choice: Choice, lowering: Lowering) -> SSAValue:
     bias = op.slot(2)
     if bias is not None:
         bias = _integer_bias(op, bias, key, lowering)
-    return lowering.build(op).op("onnx.Conv", [lowering.dequantized_operand(op), w, bias], op.results[0].type, conv_attributes(op), node=op.node)
+    return lowering.build(op).op(
+        "onnx.Conv", [lowering.dequantized_operand(op), w, bias], op.results[0].type, conv_attributes(op), node=op.node
+    )
 
 
 def _integer_bias(op: QuantizedOp, bias: SSAValue, key: str, lowering: Lowering) -> SSAValue:

@@ -30,6 +30,10 @@ def lower(op: QuantizedOp, choice: Choice, lowering: Lowering) -> SSAValue:
     del choice
     type_, _ = lowering.weight(op)
     n, k = type_.shape
-    w = lowering.dequantize_linear(op, lowering.part(op, "codes", (k, n), "int8"), lowering.part(op, "scale", (n,)), None, axis=1)
-    product = lowering.build(op).op("onnx.MatMul", [lowering.dequantized_operand(op), w], op.results[0].type, node=op.node)
+    w = lowering.dequantize_linear(
+        op, lowering.part(op, "codes", (k, n), "int8"), lowering.part(op, "scale", (n,)), None, axis=1
+    )
+    product = lowering.build(op).op(
+        "onnx.MatMul", [lowering.dequantized_operand(op), w], op.results[0].type, node=op.node
+    )
     return lowering.add_bias(op, product)

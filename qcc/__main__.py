@@ -1,0 +1,16 @@
+"""`python -m qcc`, and the `qcc` command."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line and leave with the exit code of the contract."""
+    from qcc.cli import run
+
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""`qcc compile MODEL`: a network in, an artifact out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ._frame import DebugFlag, JsonFlag, QuietFlag, Screen, pairs, size
+
+if TYPE_CHECKING:
+    from qcc.api import Plan
+    from qcc.backends.artifact import Manifest
+
+
+def command(
+    model: Annotated[Path, typer.Argument(help="An .onnx or .pt2 file.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The artifact folder. Default: ./<model>.qcc")
+    ] = None,
+    target: Annotated[str, typer.Option(help="What it will run on: `qcc list targets`.")] = "cpu",
+    backend: Annotated[str, typer.Option(help="auto or onnxruntime.")] = "auto",
+    scheme: Annotated[str, typer.Option(help="Formats of weights and activations: `qcc list schemes`.")] = "W4A16",
+    group_size: Annotated[
+        int, typer.Option(help="Weights that share a scale, in schemes with groups. 0: as the scheme says.")
+    ] = 0,
+    algorithm: Annotated[str, typer.Option(help="How codes are chosen: `qcc list algorithms`.")] = "rtn",
+    observer: Annotated[
+        str, typer.Option(help="How ranges of activations are chosen: minmax, percentile, mse, entropy.")
+    ] = "minmax",
+    calibration: Annotated[
+        str | None,
+        typer.Option(help="An .npz file, a folder of .npz files or images, or `random` (only to try speed)."),
+    ] = None,
+    calibration_limit: Annotated[int, typer.Option(help="At most so many samples.")] = 128,
+    image_size: Annotated[
+        str | None, typer.Option(help="HEIGHTxWIDTH of calibration images where the model leaves them open.")
+    ] = None,
+    image_mean: Annotated[str, typer.Option(help="Mean of pixels scaled to 0..1, one number or one a channel.")] = "0",
+    image_std: Annotated[str, typer.Option(help="Standard deviation of pixels scaled to 0..1.")] = "1",
+    image_order: Annotated[str, typer.Option(help="rgb or bgr.")] = "rgb",
+    ignore: Annotated[
+        list[str] | None, typer.Option(help="A node or weight to leave float: NAME or re:PATTERN. Repeatable.")
+    ] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(help="A node or weight to quantize although it is left alone by default. Repeatable."),
+    ] = None,
+    input_shape: Annotated[list[str] | None, typer.Option(help="NAME=1,3,48,320. Repeatable.")] = None,
+    dynamic: Annotated[list[str] | None, typer.Option(help="NAME=0:batch,1:length. Repeatable.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of random samples.")] = 0,
+    min_sqnr: Annotated[float | None, typer.Option(help="Fail below this signal to noise ratio, in dB.")] = None,
+    max_error: Annotated[float | None, typer.Option(help="Fail if an output is off by more.")] = None,
+    verify_passes: Annotated[
+        bool, typer.Option("--verify-passes", help="Check the program against the float model after each pass.")
+    ] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Show every decision with its reason.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done; write nothing.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing artifact.")] = False,
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    debug: DebugFlag = False,
+) -> None:
+    """Compile a network to a small, fast, checked artifact."""
+    del debug
+    import resource
+    import time
+
+    from qcc import api
+    from qcc.frontend.images import ImageOptions
+
+    screen = Screen(as_json=json, quiet=quiet)
+    if calibration == "random":
+        screen.console.print(
+            "[bold yellow]Calibrating on random data: speed and size will be right, accuracy will not.[/bold yellow]"
+        )
+    height, width = _size(image_size)
+    options: dict[str, Any] = {
+        "target": target,
+        "backend": backend,
+        "scheme": scheme,
+        "group_size": group_size,
+        "algorithm": algorithm,
+        "observer": observer,
+        "calibration": calibration,
+        "calibration_limit": calibration_limit,
+        "image": ImageOptions(
+            height, width, _numbers(image_mean, "--image-mean"), _numbers(image_std, "--image-std"), _order(image_order)
+        ),
+        "ignore": tuple(ignore or ()),
+        "include": tuple(include or ()),
+        "input_shapes": {
+            name: _integers(value, "--input-shape") for name, value in pairs(input_shape or [], "--input-shape")
+        },
+        "dynamic": {name: _axes(value) for name, value in pairs(dynamic or [], "--dynamic")},
+        "seed": seed,
+        "min_sqnr": min_sqnr,
+        "max_error": max_error,
+        "verify_passes": verify_passes,
+        "progress": screen,
+    }
+    begin = time.perf_counter()
+    if dry_run:
+        made = api.plan(model, **options)
+        _show_plan(screen, made, explain)
+        screen.result(_plan_json(made))
+        return
+    destination = output or Path(f"{model.name.removesuffix(model.suffix)}.qcc")
+    artifact = api.compile(model, output=destination, force=force, **options)
+    seconds = time.perf_counter() - begin
+    manifest = artifact.manifest
+    _show(screen, manifest, destination, seconds, explain)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    screen.result(
+        {
+            "artifact": str(destination),
+            "backend": manifest.backend,
+            "target": manifest.target,
+            "scheme": manifest.scheme,
+            "bytes": manifest.bytes,
+            "float_bytes": manifest.float_bytes,
+            "bits_per_weight": round(manifest.bits_per_weight, 3),
+            "quantized": len(manifest.layers),
+            "skipped": [{"node": d.node, "reason": d.reason} for d in manifest.decisions if d.action == "skipped"],
+            "sqnr_db": round(manifest.error.sqnr_db, 3),
+            "max_abs_error": manifest.error.max_abs_error,
+            "ran_on": manifest.ran_on,
+            "not_run": manifest.not_run,
+            "seconds": round(seconds, 2),
+            "peak_rss_bytes": peak,
+        }
+    )
+
+
+def _show(screen: Screen, manifest: Manifest, destination: Path, seconds: float, explain: bool) -> None:
+    console = screen.console
+    ratio = manifest.bytes / manifest.float_bytes if manifest.float_bytes else 1.0
+    skipped = [d for d in manifest.decisions if d.action == "skipped"]
+    console.print(f"\n[bold]{destination}[/bold]  {manifest.scheme} for {manifest.target}, by {manifest.backend}")
+    console.print(f"  size       {size(manifest.bytes)}, {ratio:.2f}x of {size(manifest.float_bytes)} in float")
+    if manifest.layers:
+        console.print(
+            f"  weights    {len(manifest.layers)} quantized at {manifest.bits_per_weight:.2f} bits each with scales, {len(skipped)} left float"
+        )
+    console.print(
+        f"  error      {manifest.error.sqnr_db:.1f} dB signal to noise, at most {manifest.error.max_abs_error:.4g} off  ({manifest.samples})"
+    )
+    console.print(f"  took       {seconds:.1f} s")
+    if explain:
+        for decision in manifest.decisions:
+            console.print(f"  {decision.action:22} {decision.node}: {decision.reason}", markup=False)
+    elif skipped:
+        console.print(f"  [dim]--explain shows why {len(skipped)} nodes were left float[/dim]")
+
+
+def _show_plan(screen: Screen, made: Plan, explain: bool) -> None:
+    console = screen.console
+    console.print(
+        f"\nWould compile with {made.scheme} for {made.target}: weights {size(made.float_bytes)} -> {size(made.bytes)}; nothing was written"
+    )
+    for decision in made.decisions:
+        if explain or decision.action in ("quantized", "skipped"):
+            kernel = (
+                f"  [{made.kernels[decision.node]}]"
+                if decision.action == "quantized" and decision.node in made.kernels
+                else ""
+            )
+            console.print(f"  {decision.action:16} {decision.node}: {decision.reason}{kernel}", markup=False)
+    for check in made.passes:
+        console.print(f"  after {check.name}: {check.sqnr_db:.1f} dB, {check.operations} operations")
+
+
+def _plan_json(made: Plan) -> dict[str, Any]:
+    """Any: plain JSON values."""
+    return {
+        "dry_run": True,
+        "backend": made.backend,
+        "target": made.target,
+        "scheme": made.scheme,
+        "bytes": made.bytes,
+        "float_bytes": made.float_bytes,
+        "quantized": [
+            {"node": d.node, "reason": d.reason, "kernel": made.kernels.get(d.node, "")} for d in made.quantized
+        ],
+        "skipped": [{"node": d.node, "reason": d.reason} for d in made.skipped],
+    }
+
+
+def _integers(text: str, flag: str) -> list[int]:
+    from qcc.ir.errors import BadInput
+
+    try:
+        values = [int(v) for v in text.replace("x", ",").split(",")]
+    except ValueError as error:
+        raise BadInput(f"{flag}: {text!r} is not a list of integers", hint="write it like 1,3,48,320") from error
+    if any(v < 1 for v in values):
+        raise BadInput(f"{flag}: {text!r} has an extent below 1", hint="write it like 1,3,48,320")
+    return values
+
+
+def _size(text: str | None) -> tuple[int | None, int | None]:
+    from qcc.ir.errors import BadInput
+
+    if text is None:
+        return None, None
+    values = _integers(text, "--image-size")
+    if len(values) != 2:
+        raise BadInput(f"--image-size {text!r} is not HEIGHTxWIDTH", hint="write it like 48x320")
+    return values[0], values[1]
+
+
+def _numbers(text: str, flag: str) -> tuple[float, ...]:
+    from qcc.ir.errors import BadInput
+
+    try:
+        return tuple(float(v) for v in text.split(","))
+    except ValueError as error:
+        raise BadInput(
+            f"{flag}: {text!r} is not a list of numbers", hint="write it like 0.5 or 0.485,0.456,0.406"
+        ) from error
+
+
+def _order(text: str) -> Any:
+    """Any: the literal type of `ImageOptions.order`."""
+    from qcc.ir.errors import BadInput
+
+    if text not in ("rgb", "bgr"):
+        raise BadInput(f"--image-order {text!r} is neither rgb nor bgr")
+    return text
+
+
+def _axes(text: str) -> dict[int, str]:
+    from qcc.ir.errors import BadInput
+
+    axes: dict[int, str] = {}
+    for piece in text.split(","):
+        axis, colon, symbol = piece.partition(":")
+        if not colon or not axis.strip().isdigit() or not symbol:
+            raise BadInput(
+                f"--dynamic {text!r} is not AXIS:NAME,...", hint="write it like --dynamic input_ids=0:batch,1:length"
+            )
+        axes[int(axis)] = symbol
+    return axes

@@ -1,0 +1,96 @@
+"""`qcc list WHAT`: what there is to choose from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from ._frame import DebugFlag, JsonFlag, QuietFlag, Screen
+
+_WHAT = ("targets", "schemes", "formats", "algorithms", "observers", "passes", "kernels")
+
+
+def command(
+    what: Annotated[str, typer.Argument(help="targets, schemes, formats, algorithms, observers, passes or kernels.")],
+    probe: Annotated[
+        bool, typer.Option("--probe", help="With targets: measure the forms of the installed runtime on this host.")
+    ] = False,
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    debug: DebugFlag = False,
+) -> None:
+    """List targets, schemes, formats, algorithms, observers, passes or kernels."""
+    del debug
+    from rich.table import Table
+
+    from qcc.ir.errors import BadInput
+
+    if what not in _WHAT:
+        raise BadInput(f"there is no list of {what!r}", hint=f"one of: {', '.join(_WHAT)}")
+    screen = Screen(as_json=json, quiet=quiet)
+    rows = _rows(what)
+    table = Table(box=None, header_style="dim", padding=(0, 2))
+    table.add_column(what)
+    table.add_column("")
+    for name, summary in rows:
+        table.add_row(name, summary)
+    screen.console.print(table)
+    result: dict[str, Any] = {what: [{"name": name, "summary": summary} for name, summary in rows]}
+    if probe:
+        from qcc.backends.onnxruntime.speed import measured
+        from qcc.ir import target
+
+        forms = measured(target.load("cpu").machine).forms
+        screen.console.print("\n[dim]ONNX Runtime, one row of activations, picoseconds a weight on one thread[/dim]")
+        for name, cost in sorted(forms.items(), key=lambda item: item[1]):
+            screen.console.print(f"  {name:34} {cost * 1e9:9.1f}")
+        result["onnxruntime_ps_per_weight"] = {name: round(cost * 1e9, 2) for name, cost in forms.items()}
+    screen.result(result)
+
+
+def _rows(what: str) -> list[tuple[str, str]]:
+    import importlib
+
+    match what:
+        case "targets":
+            from qcc.ir import target
+
+            loaded = [target.load(name) for name in target.names()]
+            return [(t.name, f"{t.summary}: {t.machine}, {t.cores} cores, {' '.join(t.isa)}") for t in loaded]
+        case "schemes":
+            from qcc.passes import schemes
+
+            return [(name, schemes.load(name).summary) for name in schemes.names()]
+        case "formats":
+            from qcc.ir import formats
+
+            return [(name, _summary(importlib.import_module(f"qcc.ir.formats.{name}"))) for name in formats.names()]
+        case "algorithms":
+            from qcc.passes import algorithms
+
+            return [
+                (name, _summary(importlib.import_module(f"qcc.passes.algorithms.{name}")))
+                for name in algorithms.names()
+            ]
+        case "observers":
+            from qcc.passes import observers
+
+            return [
+                (name, _summary(importlib.import_module(f"qcc.passes.observers.{name}"))) for name in observers.names()
+            ]
+        case "passes":
+            from qcc import passes
+
+            return [(name, _summary(importlib.import_module(f"qcc.passes.{name}"))) for name in passes.names()]
+        case _:
+            from qcc.backends.onnxruntime import kernels
+
+            return [
+                (name, _summary(importlib.import_module(f"qcc.backends.onnxruntime.kernels.{name}")))
+                for name in kernels.names()
+            ]
+
+
+def _summary(module: object) -> str:
+    return (getattr(module, "__doc__", "") or "").strip().splitlines()[0]
