@@ -57,15 +57,24 @@ def _external_array(tensor: TensorProto, path: Path) -> np.ndarray:
     location = entries.get("location", "")
     file = (folder / location).resolve()
     if not file.is_relative_to(folder):
-        raise BadInput(f"{path}: tensor {tensor.name!r} points outside the model's folder: {location}", hint="keep external data beside the model")
+        raise BadInput(
+            f"{path}: tensor {tensor.name!r} points outside the model's folder: {location}",
+            hint="keep external data beside the model",
+        )
     if not file.is_file():
-        raise BadInput(f"{path}: the external data file {location!r} of tensor {tensor.name!r} is missing", hint=f"put it into {folder}")
+        raise BadInput(
+            f"{path}: the external data file {location!r} of tensor {tensor.name!r} is missing",
+            hint=f"put it into {folder}",
+        )
     try:
         offset, length = int(entries.get("offset", 0)), int(entries.get("length", -1))
     except ValueError as error:
         raise BadInput(f"{path}: tensor {tensor.name!r}: its external offset or length is not a number") from error
     if tensor.data_type == TensorProto.STRING:
-        raise BadInput(f"{path}: tensor {tensor.name!r} is external text, which ONNX does not allow", hint="store it inside the model")
+        raise BadInput(
+            f"{path}: tensor {tensor.name!r} is external text, which ONNX does not allow",
+            hint="store it inside the model",
+        )
     element, shape = types.element_of(tensor.data_type), tuple(tensor.dims)
     expected, present = -(-math.prod(shape) * element.bits // 8), file.stat().st_size
     if offset < 0 or any(d < 0 for d in shape) or offset + expected > present or length not in (-1, expected):

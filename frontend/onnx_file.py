@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.inliner
 from google.protobuf.message import DecodeError
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
@@ -25,6 +26,7 @@ from qcc.ir.weights import WeightStore
 
 from .onnx_external import map_external, tensors
 from .onnx_graph import build_program
+from .onnx_guard import check
 
 OLDEST_OPSET = 7
 LOWEST_OPSET = 21
@@ -149,6 +151,7 @@ def _parse(path: Path) -> ModelProto:
         ) from error
     if not model.ir_version or not (model.graph.node or model.graph.output):
         raise BadInput(f"{path}: not an ONNX model: it has no graph", hint="copy or export the model again")
+    check(model, str(path))
     return model
 
 
@@ -240,6 +243,7 @@ def _lift_weights(model: ModelProto, store: WeightStore) -> dict[str, str]:
     initialized = {t.name for t in graph.initializer}
     for value in [i for i in graph.input if i.name in initialized]:
         graph.input.remove(value)
+        model.ir_version = max(model.ir_version, 4)  # version 3 wants every initializer among the inputs
 
     def lift(name: str, array: np.ndarray, key: str) -> None:
         lifted[name] = key

@@ -86,7 +86,7 @@ def open_pt2(path: str | Path) -> ExportedProgram:
                 return load_pt2(str(checked)).exported_programs["model"]
         except _FAILURES as error:
             raise NotSupported(
-                f"{path}: torch {torch.__version__} cannot rebuild the program: {_reason(_root(error))}",
+                f"{path}: torch {torch.__version__} cannot rebuild the program: {_reason(error)}",
                 hint="save it again with this version of torch",
             ) from error
 
@@ -116,15 +116,11 @@ def _bind(model: Any, inputs: Any) -> inspect.BoundArguments:
     if inputs is None:
         raise BadInput(f"{expected} needs example inputs", hint="inputs=(tensor, ...) or {'name': tensor, ...}")
     inputs = torch.utils._pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, inputs)  # each an object of its own
+    args = inputs if isinstance(inputs, tuple) else (inputs,)
     try:
-        if isinstance(inputs, Mapping):
-            call = signature.bind(**inputs)
-        else:
-            call = signature.bind(*inputs) if isinstance(inputs, tuple) else signature.bind(inputs)
+        call = signature.bind(**inputs) if isinstance(inputs, Mapping) else signature.bind(*args)
     except TypeError as error:
-        raise BadInput(
-            f"the example inputs do not fit {expected}: {error}", hint="a tensor, a tuple or a dict"
-        ) from error
+        raise BadInput(f"the example inputs do not fit {expected}: {error}", hint="see its parameters") from error
     if not _tensors(call):
         raise BadInput(f"the example inputs of {expected} hold no tensor", hint="inputs=torch.randn(...)")
     for name, weight in [*model.named_parameters(), *model.named_buffers()]:
@@ -136,15 +132,20 @@ def _bind(model: Any, inputs: Any) -> inspect.BoundArguments:
 def _tensors(call: inspect.BoundArguments) -> dict[str, torch.Tensor]:
     """The tensors among the arguments by the names that torch gives them: `x`, `past_0_1`, `cache_key`."""
     torch = _torch()
-    leaves: Any = torch.utils._pytree.tree_flatten_with_path(dict(call.arguments))[0]
-    named = (("_".join(str(*vars(key).values()) for key in path), leaf) for path, leaf in leaves)
+    pytree = torch.utils._pytree
+    leaves = pytree.tree_flatten_with_path(dict(call.arguments))[0]
+    named = (("_".join(re.findall(r"\w+", pytree.keystr(path))), leaf) for path, leaf in leaves)
     return {name: leaf for name, leaf in named if isinstance(leaf, torch.Tensor)}
 
 
 def _axes(call: inspect.BoundArguments, dynamic: Dynamic) -> dict[str, dict[int, str]]:
     """`dynamic` with axes counted from the front, held against the example tensors."""
-    tensors = _tensors(call)
-    sizes: dict[str, int] = {}
+    gathered = [
+        parameter for parameter in call.signature.parameters.values() if parameter.kind is parameter.VAR_KEYWORD
+    ]
+    if dynamic and any(parameter.name in call.arguments for parameter in gathered):
+        raise NotSupported(f"torch takes no dynamic axes beside {gathered[0]}", hint="name it in forward()")
+    tensors, sizes = _tensors(call), dict[str, int]()
     axes: dict[str, dict[int, str]] = {}
     for name, named in dynamic.items():
         if name not in tensors:
@@ -213,9 +214,9 @@ def _explained(error: Exception, model: Any, call: inspect.BoundArguments) -> Ba
             f"{name} does not run on the example inputs: {_reason(failure)}", hint="check their shapes and dtypes"
         )
     if "Constraints violated" in text:
-        violated = re.search(r"^\s+- (.+)", text, re.MULTILINE)
+        violated = re.findall(r"^\s+- (.+)", text, re.MULTILINE) or [text]
         return BadInput(
-            f"the dynamic axes do not hold for {name}: {_reason(violated[1] if violated else error)}",
+            f"the dynamic axes do not hold for {name}: {_reason(ValueError(violated[0]))}",
             hint="take an example size of 2 or more there, leave the axis out, or remove what fixes it in forward()",
         )
     place = re.search(r'call raised this error:\s+File "(.+)", line (\d+)', text)
@@ -227,7 +228,8 @@ def _explained(error: Exception, model: Any, call: inspect.BoundArguments) -> Ba
 
 def _write(program: Any, folder: Path, axes: dict[str, dict[int, str]], opset: int) -> Path:
     torch = _torch()
-    inputs = [spec.arg.name for spec in program.graph_signature.input_specs if _is_user_value(spec)]
+    given = [spec for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"]
+    inputs = [spec.arg.name for spec in given if not hasattr(spec.arg, "value")]
     outputs = _output_names(program, inputs)
     shapes = {name: axes.get(name) for name in inputs} if axes else None
     with _quiet():
@@ -237,17 +239,17 @@ def _write(program: Any, folder: Path, axes: dict[str, dict[int, str]], opset: i
             )
         except _FAILURES as error:
             raise NotSupported(
-                f"torch has no ONNX translation of this model: {_reason(_root(error))}",
+                f"torch has no ONNX translation of this model: {_reason(error)}",
                 hint="replace what it names: an operator, or the opset",
             ) from error
         model, signature = exported.model, exported.exported_program.graph_signature
+        if model.opset_imports[""] != opset:
+            raise NotSupported(f"torch can write opset {model.opset_imports['']} of this model, but not {opset}")
         if changed := [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]:
             raise NotSupported(
                 f"forward() changes {changed[0]!r} in place, and an ONNX graph keeps no state",
                 hint="take the old value as an input and return the new one",
             )
-        if model.opset_imports[""] != opset:
-            raise NotSupported(f"torch can write opset {model.opset_imports['']} of this model, but not {opset}")
         _give_rotary_a_batch(model)
         _name_weights(model, exported.exported_program)
         _tidy(model, (*inputs, *outputs))
@@ -274,7 +276,7 @@ def _output_names(program: Any, taken: Sequence[str]) -> list[str]:
     specs = [spec for spec in program.graph_signature.output_specs if spec.kind.name == "USER_OUTPUT"]
     for path, spec in zip(paths(program.call_spec.out_spec, ()), specs, strict=True):
         name = "_".join(path) if path and not path[0].isdigit() else "_".join(("output", *path))
-        if _is_user_value(spec):
+        if not hasattr(spec.arg, "value"):
             while name in (*taken, *names):
                 name += "_out"
             names.append(name)
@@ -283,10 +285,6 @@ def _output_names(program: Any, taken: Sequence[str]) -> list[str]:
                 f"the output {name!r} is the constant {spec.arg.value!r}, not a tensor", hint="return tensors only"
             )
     return names
-
-
-def _is_user_value(spec: Any) -> bool:
-    return spec.kind.name in ("USER_INPUT", "USER_OUTPUT") and not hasattr(spec.arg, "value")
 
 
 def _give_rotary_a_batch(model: Any) -> None:
@@ -318,7 +316,7 @@ def _name_weights(model: Any, program: Any) -> None:
     names of a shared parameter it bears the one in the module of that operator.
     """
     signature = program.graph_signature
-    tensors = {**program.state_dict, **program.constants}
+    tensors: dict[str, Any] = {**program.state_dict, **program.constants}
     sources = signature.inputs_to_parameters | signature.inputs_to_buffers | signature.inputs_to_lifted_tensor_constants
     shared: dict[int, list[str]] = {}
     for name, tensor in tensors.items():
@@ -326,30 +324,24 @@ def _name_weights(model: Any, program: Any) -> None:
 
     def torch_name(value: Any) -> str | None:
         names: set[str] = set()
+        size = value.const_value.nbytes, sorted(value.const_value.shape)
         for node in value.consumers():
             module = "".join(re.findall(r"'([^']*)', '[^']*'\]$", node.metadata_props.get(_SCOPES, "")))
             for placeholder in re.findall(r"%(\w+)", node.metadata_props.get(_FX_NODE, "")):
                 name = sources.get(placeholder, "")
-                if name in tensors and is_like(tensors[name], value.const_value):
-                    aliases = shared[tensors[name].data_ptr()]
+                tensor = tensors.get(name)
+                if tensor is not None and (tensor.nbytes, sorted(tensor.shape)) == size:
+                    aliases = shared[tensor.data_ptr()]
                     names.add(next((alias for alias in aliases if alias.startswith(f"{module}.")), name))
         return names.pop() if len(names) == 1 else None
 
-    def is_like(tensor: Any, constant: Any) -> bool:
-        return tensor.nbytes == constant.nbytes and sorted(tensor.shape) == sorted(constant.shape)
-
     initializers = model.graph.initializers
-    wanted: dict[str, Any] = {}
-    for value in initializers.values():
-        name = torch_name(value)
-        if name is not None and name != value.name:
-            wanted.setdefault(name, value)
-    moving = {value.name for value in wanted.values()}
-    wanted = {name: value for name, value in wanted.items() if name not in initializers or name in moving}
+    wanted = {torch_name(value): value for value in reversed(list(initializers.values()))}
+    wanted.pop(None, None)
     for position, value in enumerate(wanted.values()):
         value.name = f"//{position}"
-    for name, value in wanted.items():
-        value.name = name
+    for name, value in reversed(wanted.items()):
+        value.name = f"{name}.copy" if name in initializers else name
 
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -399,14 +391,10 @@ def _evaluating(model: Any) -> Generator[None]:
             module.training = training
 
 
-def _root(error: BaseException) -> BaseException:
+def _reason(error: BaseException) -> str:
+    """The first line of what torch says of the cause, which may run over pages, without advice to torch developers."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return error
-
-
-def _reason(error: BaseException | str) -> str:
-    """The first line of a message of torch's, which may run over pages, without its advice to torch developers."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     line = re.split(r"\.? +(?:\(unhinted|\(Size-like|If you're using|For more information)", line)[0]
     return line if len(line) <= 300 else f"{line[:297]}..."

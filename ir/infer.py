@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, TypeProto, shape_inference
+from onnx import NodeProto, TensorProto, TypeProto, helper, shape_inference
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Attribute, Operation, SSAValue
@@ -25,46 +28,69 @@ def infer_results(op: OnnxOp, schema: OperatorSchema) -> list[Attribute | None]:
 
     Raises `VerifyException` with the library's reason where the operation cannot be right.
     """
+    from .dialects.onnx import opset_of
+
+    slots = op.slots
+    question = _Question(
+        schema,
+        (opset_of(op, ""), opset_of(op, op.domain)),
+        tuple(None if s is None else s.type for s in slots),
+        tuple(None if s is None else _constant_attribute(s) for s in slots),
+        tuple(op.parameters.items()),
+        len(op.results),
+    )
+    try:
+        return list(_answer(question))
+    except (shape_inference.InferenceError, onnx.checker.ValidationError, ValueError) as error:
+        raise VerifyException(f"{op.where()}: {str(error).strip().splitlines()[0]}") from error
+
+
+@dataclass(frozen=True)
+class _Question:
+    """All that an inference depends on. Most operations are asked about again after every pass: answers are kept."""
+
+    schema: OperatorSchema
+    opsets: tuple[int, int]
+    operand_types: tuple[Attribute | None, ...]
+    constants: tuple[attr.TensorAttr | None, ...]
+    parameters: tuple[tuple[str, Attribute], ...]
+    results: int
+
+
+@lru_cache(maxsize=1 << 14)
+def _answer(q: _Question) -> tuple[Attribute | None, ...]:
     inputs: list[str] = []
     input_types: dict[str, TypeProto] = {}
     input_data: dict[str, TensorProto] = {}
-    for index, value in enumerate(op.slots):
-        name = "" if value is None else f"i{index}"
+    for index, (type_, constant) in enumerate(zip(q.operand_types, q.constants, strict=True)):
+        name = "" if type_ is None else f"i{index}"
         inputs.append(name)
-        if value is None:
+        if type_ is None:
             continue
-        proto = types.to_proto(value.type)
+        proto = types.to_proto(type_)
         if proto.WhichOneof("value") is None:
-            return []
+            return ()
         input_types[name] = proto
-        constant = constant_of(value)
         if constant is not None:
-            input_data[name] = attr.from_array(constant, name)
-    node = NodeProto(
-        op_type=op.op_type, domain=op.domain, input=inputs, output=[f"o{i}" for i in range(len(op.results))]
-    )
-    node.attribute.extend(attr.to_proto(name, value) for name, value in op.parameters.items())
-    from .dialects.onnx import opset_of
-
-    opsets = [
-        onnx.helper.make_opsetid("", opset_of(op, "")),
-        onnx.helper.make_opsetid(op.domain, opset_of(op, op.domain)),
-    ]
-    try:
-        found = shape_inference.infer_node_outputs(schema.native, node, input_types, input_data, None, opsets)
-    except (shape_inference.InferenceError, onnx.checker.ValidationError, ValueError) as error:
-        raise VerifyException(f"{op.where()}: {str(error).strip().splitlines()[0]}") from error
-    return [types.from_proto(found[name]) if name in found else None for name in node.output]
+            input_data[name] = attr.from_array(constant.array, name)
+    outputs = [f"o{i}" for i in range(q.results)]
+    node = NodeProto(op_type=q.schema.name, domain=q.schema.domain, input=inputs, output=outputs)
+    node.attribute.extend(attr.to_proto(name, value) for name, value in q.parameters)
+    opsets = [helper.make_opsetid("", q.opsets[0]), helper.make_opsetid(q.schema.domain, q.opsets[1])]
+    found = shape_inference.infer_node_outputs(q.schema.native, node, input_types, input_data, None, opsets)
+    return tuple(types.from_proto(found[name]) if name in found else None for name in node.output)
 
 
-def constant_of(value: SSAValue) -> attr.np.ndarray | None:
+def constant_of(value: SSAValue) -> np.ndarray | None:
     """The array behind a small constant written into the text; None where the value is anything else."""
+    tensor = _constant_attribute(value)
+    return None if tensor is None else tensor.array
+
+
+def _constant_attribute(value: SSAValue) -> attr.TensorAttr | None:
     owner = value.owner
-    if isinstance(owner, Operation) and owner.name == "onnx.Constant":
-        tensor = owner.properties.get("value")
-        if isinstance(tensor, attr.TensorAttr):
-            return tensor.array
-    return None
+    tensor = owner.properties.get("value") if isinstance(owner, Operation) and owner.name == "onnx.Constant" else None
+    return tensor if isinstance(tensor, attr.TensorAttr) else None
 
 
 def infer_types(module: ModuleOp) -> None:

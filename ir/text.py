@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from io import StringIO
 
 from xdsl.context import Context
@@ -14,6 +15,8 @@ from xdsl.utils.exceptions import ParseError, VerifyException
 from .errors import BadInput, QccError
 from .universe import DIALECTS
 
+_HINT = "check the IR text at this place"
+
 
 def context() -> Context:
     """A context that knows every dialect of qcc; each is built when first used."""
@@ -25,19 +28,38 @@ def context() -> Context:
     return ctx
 
 
+_STRING = re.compile(r'//[^\n]*|"(?:[^"\\\n\v\f]|\\(?:["nt\\]|[0-9A-Fa-f]{2}))*+(?P<end>")?')
+
+
 def parse(text: str, name: str = "<text>", *, verify: bool = True) -> ModuleOp:
     """The module that `text` spells; `BadInput` names the line where it does not."""
-    parser = Parser(context(), text, name=name)
+    _check_strings(text, name)
+    try:
+        parser = Parser(context(), text, name=name)
+    except ParseError as error:
+        raise BadInput(str(error), hint=_HINT) from error
     try:
         module = parser.parse_module()
     except ParseError as error:
-        raise BadInput(str(error), hint="check the IR text at this place") from error
+        raise BadInput(str(error), hint=_HINT) from error
     except (VerifyException, QccError) as error:
-        line = text.count("\n", 0, parser.pos) + 1
-        raise BadInput(f"{name}:{line}: {error}", hint="check the IR text at this place") from error
+        raise BadInput(f"{name}:{_line(text[: parser.pos].rstrip())}: {error}", hint=_HINT) from error
     if verify:
         check(module, name)
     return module
+
+
+def _check_strings(text: str, name: str) -> None:
+    """Every string is closed: on one that is not, xDSL's lexer backtracks without end."""
+    for match in _STRING.finditer(text):
+        if match[0].startswith('"') and match["end"] is None:
+            raise BadInput(
+                f"{name}:{_line(text[: match.start()])}: a string is not closed, or holds an unknown escape", hint=_HINT
+            )
+
+
+def _line(before: str) -> int:
+    return before.count("\n") + 1
 
 
 def show(module: ModuleOp) -> str:

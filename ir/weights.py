@@ -11,11 +11,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from .errors import BadInput
+from .errors import BadInput, NotSupported
 from .types import ELEMENTS, element_of
 
 _ALIGNMENT = 64
@@ -112,45 +112,57 @@ class WeightStore:
     def open(path: Path) -> WeightStore:
         """Map the tensors of a safetensors file; `BadInput` where its header does not fit its bytes."""
         store = WeightStore()
-        header, start = _read_header(path)
-        metadata = header.pop("__metadata__", {})
-        raw: dict[str, list[object]] = json.loads(metadata.get(_RAW, "{}"))
-        data = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
-        dtypes = {row.safetensors: row.numpy for row in ELEMENTS if row.safetensors}
-        for name, entry in header.items():
-            dtype, shape = dtypes.get(entry["dtype"]), tuple(entry["shape"])
-            if name in raw:
-                schema, raw_shape = raw[name]
-                dtype, shape = element_of(schema).numpy, tuple(raw_shape)  # pyright: ignore[reportArgumentType, reportUnknownVariableType]
-            begin, end = entry["data_offsets"]
-            if (
-                dtype is None
-                or not 0 <= begin <= end <= len(data) - start
-                or end - begin != math.prod(shape) * dtype.itemsize
-            ):
-                raise BadInput(
-                    f"{path}: tensor {name!r} does not fit the file", hint="the file is damaged: make it again"
-                )
-            store[name] = data[start + begin : start + end].view(dtype).reshape(shape)
+        entries = _entries(path)
+        data = np.memmap(path, np.uint8, "r")
+        for name, (dtype, shape, extent) in entries.items():
+            store[name] = data[extent.offset : extent.offset + extent.length].view(dtype).reshape(shape)
         return store
 
 
 def locate(path: Path) -> dict[str, Extent]:
-    """Where each tensor of a safetensors file lies, in bytes from the start of the file."""
-    header, start = _read_header(path)
-    entries = ((name, entry["data_offsets"]) for name, entry in header.items() if name != "__metadata__")
-    return {name: Extent(start + begin, end - begin) for name, (begin, end) in entries}
+    """Where each tensor of a safetensors file lies, in bytes from the start of the file; `BadInput` as for `open`."""
+    return {name: extent for name, (_, _, extent) in _entries(path).items()}
 
 
-def _read_header(path: Path) -> tuple[dict, int]:  # pyright: ignore[reportMissingTypeArgument, reportUnknownParameterType]
-    damaged = BadInput(f"{path}: not a safetensors file", hint="the file is damaged or of another kind")
+_Entry = tuple[np.dtype[np.generic], tuple[int, ...], Extent]
+
+
+def _entries(path: Path) -> dict[str, _Entry]:
+    """The tensors of a safetensors file: dtype, shape and place, each checked against the size of the file."""
+    size = path.stat().st_size if path.is_file() else 0
+    header, start = _read_header(path, size)
+    entries: dict[str, _Entry] = {}
+    name = "__metadata__"
+    try:
+        raw = json.loads(header.pop(name, {}).get(_RAW, "{}"))
+        for name, entry in header.items():
+            schema, shape = raw.get(name, (_SCHEMAS.get(entry["dtype"], ""), entry["shape"]))
+            dtype, (begin, end) = element_of(schema).numpy, entry["data_offsets"]
+            fits = 0 <= begin <= end <= size - start and end - begin == math.prod(shape) * dtype.itemsize
+            if not fits or any(d < 0 for d in shape):
+                raise ValueError(f"{shape} of {dtype} at {begin} to {end}")
+            entries[name] = (dtype, tuple(map(int, shape)), Extent(start + begin, end - begin))
+    except (AttributeError, KeyError, NotSupported, TypeError, ValueError) as error:
+        hint = "the file is damaged: make it again"
+        raise BadInput(f"{path}: tensor {name!r} does not fit the file", hint=hint) from error
+    return entries
+
+
+_SCHEMAS = {row.safetensors: row.schema for row in ELEMENTS if row.safetensors}
+
+
+def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
+    """The header, whose values may be anything, and the number of bytes before the data."""
+    damaged = BadInput(f"{path}: not a safetensors file", hint="the file is missing, damaged or of another kind")
+    if size < 8:
+        raise damaged
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if not 0 < length <= path.stat().st_size - 8:
+        if not 0 < length <= size - 8:
             raise damaged
         try:
             header = json.loads(file.read(length))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise damaged from error
     if not isinstance(header, dict):
         raise damaged

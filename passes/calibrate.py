@@ -35,14 +35,18 @@ def calibrate(
     program: Program,
     samples: Sequence[Mapping[str, np.ndarray]],
     *,
+    binned: bool = True,
     threads: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Statistics:
-    """Histograms of the computed float values of the main block over all samples. `BadInput` where there are no samples."""
+    """Statistics of the computed float values of the main block over all samples; without bins where only ranges are read.
+
+    `BadInput` where there are no samples.
+    """
     if not samples:
         raise BadInput("no calibration samples were given", hint="pass --calibration PATH")
     values = _candidates(program)
-    statistics = {key_of(v): Histogram(name=key_of(v)) for v in values}
+    statistics = {key_of(v): Histogram(key_of(v), binned) for v in values}
     reference = Reference(program, values, threads=threads)
     for index, sample in enumerate(samples):
         for value, array in zip(values, reference.fetch(sample), strict=True):

@@ -15,6 +15,7 @@ import numpy as np
 from xdsl.ir import Operation, SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
 
+from qcc.ir import types
 from qcc.ir.dialects.onnx import OnnxOp, operator
 from qcc.ir.expand import Builder
 from qcc.ir.program import Program
@@ -106,6 +107,8 @@ def _into_conv_below(
     channels = weight.shape[1] * group
     if max(factor.size, shift.size) not in (1, channels):
         return "the constant does not match the channels of the convolution after it"
+    if max(factor.size, shift.size) > 1 and (types.dims_of(x.type) or ())[1:2] != (channels,):
+        return "the constant may give the value more channels than it has"
     bias = array_of(conv.slot(2), program)
     if conv.slot(2) is not None and bias is None:
         return "the bias of the convolution after it is computed"

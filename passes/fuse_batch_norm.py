@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from xdsl.ir import Operation
 
+from qcc.ir import types
 from qcc.ir.dialects.onnx import OnnxOp
 from qcc.ir.program import Program
 from qcc.ir.rewrite import Rewrite, array_of, builder, rank_of, replace
@@ -23,7 +24,7 @@ class FuseBatchNorm(Rewrite):
     roots = ("onnx.BatchNormalization",)
 
     def rewrite(self, op: Operation, program: Program) -> bool | str:
-        """Guards: inference mode, constant statistics, known rank."""
+        """Guards: inference mode, constant statistics of the input's element type, known rank."""
         assert isinstance(op, OnnxOp)
         if op.integer("training_mode"):
             return "it is in training mode"
@@ -34,6 +35,8 @@ class FuseBatchNorm(Rewrite):
         rank = rank_of(op.operands[0])
         if rank is None:
             return "the rank of its input is unknown"
+        if types.element_type(op.operands[0].type) != types.element_of(gamma.dtype).ir:
+            return "its statistics have another element type than its input"
         epsilon = op.get("epsilon")
         assert isinstance(epsilon, float)
         a = gamma.astype(np.float64) / np.sqrt(variance.astype(np.float64) + epsilon)

@@ -22,20 +22,20 @@ class FuseBias(Rewrite):
     roots = ("onnx.Add",)
 
     def rewrite(self, op: Operation, program: Program) -> bool | str:
-        """Guards: the sum alone reads the product, the linear has no bias yet, the constant has shape [N]."""
+        """Guards: the sum alone reads the product, in the same block; no bias yet; the constant has shape [N]."""
         assert isinstance(op, OnnxOp)
         for product, bias in ((op.operands[0], op.operands[1]), (op.operands[1], op.operands[0])):
             linear = product.owner
             if not isinstance(linear, Linear) or linear.slot(2) is not None or not has_one_use(product):
                 continue
             array = array_of(bias, program)
-            if array is None:
+            if array is None or linear.parent is not op.parent:
                 continue
             if array.shape != linear.weight_type().shape[:1]:
                 return f"the constant has shape {list(array.shape)}, not one number an output feature"
             if types.dims_of(product.type) != types.dims_of(op.results[0].type):
                 return "the sum has another shape than the product"
-            if not _defined_before(bias, linear):
+            if bias.owner.parent is op.parent and not _defined_before(bias, linear):
                 bias.owner.detach()  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
                 Rewriter.insert_op(bias.owner, InsertPoint.before(linear))  # pyright: ignore[reportArgumentType]
             new = Linear(
@@ -52,4 +52,4 @@ class FuseBias(Rewrite):
 
 def _defined_before(value: object, op: Operation) -> bool:
     owner = getattr(value, "owner", None)
-    return isinstance(owner, Operation) and owner.parent is op.parent and owner.is_before_in_block(op)
+    return isinstance(owner, Operation) and owner.is_before_in_block(op)

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from xdsl.ir import Operation, SSAValue
 
+from qcc.ir import types
 from qcc.ir.dialects.onnx import OnnxOp
 from qcc.ir.program import Program
-from qcc.ir.rewrite import Rewrite, builder, producer, replace, scalar_of
+from qcc.ir.rewrite import Rewrite, builder, producer, rank_of, replace, scalar_of
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,11 @@ class FuseHardSigmoid(Rewrite):
     roots = ("onnx.Div", "onnx.Mul")
 
     def rewrite(self, op: Operation, program: Program) -> bool | str:
-        """Guard: the constants are 3, 0, 6 and 6."""
+        """Guards: the constants are 3, 0, 6 and 6, of floating point, and add no axes."""
         assert isinstance(op, OnnxOp)
         clipped = sixth_of(op, program)
         x = shifted_relu6(clipped, program) if clipped is not None else None
-        if x is None:
+        if x is None or not same_form(x, op.results[0]):
             return False
         new = builder(op, program).op(
             "onnx.HardSigmoid", [x], op.results[0].type, {"alpha": 1 / 6, "beta": 0.5}, node=op.node
@@ -56,3 +57,9 @@ def shifted_relu6(value: SSAValue, program: Program) -> SSAValue | None:
         if scalar_of(other, program) == 3:
             return x
     return None
+
+
+def same_form(x: SSAValue, result: SSAValue) -> bool:
+    """Whether both are floating point and of one rank: a constant of one element may still bring axes of its own."""
+    is_float = types.schema_string(x.type) in ("tensor(float)", "tensor(double)", "tensor(float16)")
+    return is_float and rank_of(x) == rank_of(result)

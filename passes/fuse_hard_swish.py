@@ -10,7 +10,7 @@ from qcc.ir.dialects.onnx import OnnxOp
 from qcc.ir.program import Program
 from qcc.ir.rewrite import Rewrite, builder, producer, replace
 
-from .fuse_hard_sigmoid import shifted_relu6, sixth_of
+from .fuse_hard_sigmoid import same_form, shifted_relu6, sixth_of
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class FuseHardSwish(Rewrite):
     roots = ("onnx.Mul", "onnx.Div")
 
     def rewrite(self, op: Operation, program: Program) -> bool | str:
-        """Guard: both factors come from the same value."""
+        """Guard: both factors come from the same value, which is floating point and of the rank of the result."""
         assert isinstance(op, OnnxOp)
         x = _gated(op) or _divided(op, program)
-        if x is None:
+        if x is None or not same_form(x, op.results[0]):
             return False
         replace(op, builder(op, program).op("onnx.HardSwish", [x], op.results[0].type, node=op.node))
         return True

@@ -37,6 +37,7 @@ _DENSE = 32
 """Products an output of a convolution must sum for integer arithmetic to win (measured: benchmarks/conv_forms.py)."""
 _LANES = 16
 """Channels that a depthwise integer kernel takes at a time; other counts run a slow tail."""
+_TINY = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,9 @@ def _quantize_dynamically(program: Program, fmt: Format) -> None:
         if not isinstance(op, Linear):
             continue
         x = op.operands[0]
+        if types.dims_of(x.type) is None:
+            program.decide(op.node, "activations float", "the rank of its input is unknown")
+            continue
         if x not in made:
             quantize = Quantize([x], [QuantizedType.of(x.type, fmt)])  # pyright: ignore[reportArgumentType]
             Rewriter.insert_op(quantize, InsertPoint.before(op))
@@ -86,7 +90,7 @@ class _Ranges:
     observer: str
 
     def __contains__(self, value: object) -> bool:
-        return isinstance(value, SSAValue) and key_of(value) in self.statistics
+        return isinstance(value, SSAValue) and types.dims_of(value.type) is not None and key_of(value) in self.statistics
 
     def parameters(self, value: SSAValue) -> tuple[np.ndarray, np.ndarray | None]:
         """Scale (float32 scalar) and zero point of a value."""
@@ -104,9 +108,9 @@ def parameters(low: float, high: float, fmt: Format) -> tuple[np.ndarray, np.nda
     family = fmt.family
     if fmt.zero is None:
         scale = max(-low / -family.low if family.low else 0.0, high / family.high)
-        return np.array(scale if scale > 0 else 1.0, np.float32), None
+        return np.array(scale if scale > _TINY else 1.0, np.float32), None
     scale = (high - low) / (family.high - family.low)
-    scale = scale if scale > np.finfo(np.float32).tiny else 1.0
+    scale = scale if scale > _TINY else 1.0
     zero = min(max(round(family.low - low / scale), family.low), family.high)
     return np.array(scale, np.float32), np.array(zero, np.int8 if family.signed else np.uint8)
 
@@ -138,7 +142,7 @@ class _Static:
     def _pays(self, op: Conv | Linear) -> bool:
         reason = _unprofitable(op)
         if not reason and op.operands[0] not in self.ranges:
-            reason = "its input is not a float value of the network's own graph"
+            reason = "its input is not a float value of known rank in the network's own graph"
         if reason:
             self.program.decide(op.node, "activations float", reason)
         return not reason
@@ -182,7 +186,7 @@ class _Static:
         )[1]
 
     def _insert(self, value: SSAValue, source: SSAValue, integer: list[Conv | Linear]) -> None:
-        readers = [(use.operation, use.index) for use in value.uses]
+        readers = [(use.operation, use.index) for use in value.uses if not isinstance(use.operation, ReturnOp)]
         codes, again = self._pair(value, self.ranges.parameters(source), _after(value, self.program))
         for reader, index in readers:
             reader.operands[index] = codes if index == 0 and reader in integer else again

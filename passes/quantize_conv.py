@@ -1,4 +1,8 @@
-"""`Conv(x, W, b) = q.conv(x, quantize(W), b)`, and `ConvTranspose` likewise: a scale for each output channel or finer."""
+"""`Conv(x, W, b) = q.conv(x, quantize(W), b)`, and `ConvTranspose` likewise: a scale for each output channel or finer.
+
+Schemes below 8 bits leave convolutions at 8: few of their weights share a scale, and rounding them to nearest at 4 bits ruins
+networks (every line of PP-OCRv4 misread: docs/results.md). Naming a node with `include` forces the scheme's own bits on it.
+"""
 
 from __future__ import annotations
 
@@ -36,20 +40,24 @@ class QuantizeConv(Rewrite):
         scheme = schemes.load(self.scheme)
         if not scheme.weight:
             return False
+        selection, note = Selection(self.ignore, self.include), ""
+        if scheme.bits < 8 and not selection.includes(op, op.operands[1]):
+            scheme = scheme.at_eight_bits
+            note = f": {self.scheme} is for linear layers, convolutions take 8 bits unless --include names them"
         reason = "the weight is computed"
         if constant_weight(op.slot(1), program):
-            reason = Selection(self.ignore, self.include).skip_reason(op, op.operands[1], scheme.bits, program)
+            reason = selection.skip_reason(op, op.operands[1], scheme.bits, program)
         if reason:
             program.decide(op.node, "skipped", reason)
             return False
         weight = array_of(op.operands[1], program)
         assert weight is not None
         transposed = op.op_type == "ConvTranspose"
-        fmt = scheme.conv_format(weight.shape, transposed=transposed, group_size=self.group_size)
+        fmt = scheme.conv_format(weight.shape, transposed=transposed, group_size=self.group_size if scheme.group else 0)
         w = quantized_weight(op, weight_name(op.operands[1], op.node), weight, fmt, self.algorithm, program)
         attributes = {**op.parameters, **({"transposed": 1} if transposed else {})}
         conv = Conv([op.operands[0], w, op.slot(2)], [op.results[0].type], attributes, node=op.node)
         Rewriter.insert_op(conv, InsertPoint.before(op))
         replace(op, conv.results[0])
-        program.decide(op.node, "quantized", f"weight {list(weight.shape)} as {fmt}")
+        program.decide(op.node, "quantized", f"weight {list(weight.shape)} as {fmt}{note}")
         return True

@@ -88,20 +88,25 @@ def _weight_and_bias(op: OnnxOp, program: Program) -> tuple[np.ndarray, SSAValue
 def quantized_weight(
     op: Operation, key: str, weight: np.ndarray, fmt: Format, algorithm: str, program: Program
 ) -> SSAValue:
-    """Fit `weight` in `fmt`, put its parts into the store, and give the `q.weight` before `op`. Equal requests share one."""
+    """Fit `weight` in `fmt`, put its parts into the store, and give the `q.weight` before `op`. Equal ones share it.
+
+    One stored tensor may serve as several weights (transposed, scaled), so the codes decide, not the name.
+    """
     type_ = QuantizedType.of(TensorType(builtin.f32, weight.shape), fmt)
+    fitted = algorithms.load(algorithm)(weight, fmt)
     for other in program.weight_ops():
         if (
             other.result.type == type_
-            and other.weight == f"{key}.q"
+            and other.weight.rstrip("'") == f"{key}.q"
             and other.parent is op.parent
-            and _is_before(other, op)
+            and other.is_before_in_block(op)
+            and np.array_equal(program.weights[part(other.weight, "codes")], fitted.codes)
+            and np.array_equal(program.weights[part(other.weight, "scale")], fitted.scale)
         ):
             return other.result
     unique = f"{key}.q"
     while part(unique, "codes") in program.weights:
         unique += "'"
-    fitted = algorithms.load(algorithm)(weight, fmt)
     program.weights[part(unique, "codes")] = fitted.codes
     program.weights[part(unique, "scale")] = fitted.scale
     if fitted.zero is not None:
@@ -109,7 +114,3 @@ def quantized_weight(
     new = Weight(unique, type_)
     Rewriter.insert_op(new, InsertPoint.before(op))
     return new.result
-
-
-def _is_before(first: Operation, second: Operation) -> bool:
-    return first.is_before_in_block(second)

@@ -46,13 +46,18 @@ class Selection:
         for pattern in self.ignore:
             if any(matches(pattern, name) for name in names):
                 return f"ignored by {pattern!r}"
-        if any(matches(pattern, name) for pattern in self.include for name in names):
+        if self.includes(op, weight):
             return ""
         if bits < 8 and _is_first(op):
             return "first layer: it reads the network's input (include it by name to quantize it below 8 bits)"
         if bits < 8 and _is_last(op, program):
             return "last layer: it gives the network's output (include it by name to quantize it below 8 bits)"
         return ""
+
+    def includes(self, op: GraphOp, weight: SSAValue) -> bool:
+        """Whether the user asked for this node or weight by name."""
+        names = (op.node, weight.owner.weight if isinstance(weight.owner, Weight) else "")
+        return any(matches(pattern, name) for pattern in self.include for name in names)
 
 
 def matches(pattern: str, name: str) -> bool:

@@ -34,8 +34,8 @@ __all__ = [
 for _folder in ("ir", "frontend", "passes", "backends", "autotune"):
     if not (Path(__file__).parent / _folder / "__init__.py").exists():
         raise ImportError(
-            f"qcc/{_folder} is missing: it is a symbolic link that a ZIP download or a checkout without link support loses. "
-            "Clone the repository with git, or install the wheel."
+            f"qcc/{_folder} is missing: it is a symbolic link that a ZIP download or a checkout without link support "
+            "loses. Clone the repository with git, or install the wheel."
         )
 
 

@@ -39,6 +39,12 @@ def load(name: str) -> Observer:
     return cast("Observer", importlib.import_module(f".{name}", __name__))
 
 
+def reads_bins(name: str) -> bool:
+    """Whether an observer needs the distribution of values, or only their range."""
+    load(name)
+    return bool(getattr(importlib.import_module(f".{name}", __name__), "READS_BINS", True))
+
+
 def names() -> list[str]:
     """The names of all observers, sorted."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != _NOT_AN_OBSERVER)

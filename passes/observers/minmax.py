@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from .statistics import Histogram
 
+READS_BINS = False
+
 
 def range_of(statistics: Histogram, *, bits: int, signed: bool, symmetric: bool) -> tuple[float, float]:
     """The exact minimum and maximum with zero between them; see `Observer.range_of`."""

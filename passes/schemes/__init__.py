@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -45,21 +46,23 @@ class Scheme:
         return self._format((group,) if group else (None,))
 
     def conv_format(self, shape: tuple[int, ...], *, transposed: bool = False, group_size: int = 0) -> Format:
-        """The format of a convolution weight [M, C/group, kernel...]: a scale for each output channel and, in schemes with groups,
-        for as many of its input channels as make up a group."""
+        """The format of a convolution weight [M, C/group, kernel...]: a scale for each output channel and, in schemes with
+        groups, for as many of its input channels as make up a group."""
         kernel = (None,) * (len(shape) - 2)
         if transposed:
             return self._format((None, 1, *kernel))
         group = group_size or self.group
-        size = 1
-        for extent in shape[2:]:
-            size *= extent
-        channels = group // max(1, size) if group else 0
+        channels = group // max(1, math.prod(shape[2:])) if group else 0
         if self.activation or channels < 1 or channels >= shape[1]:
             return self._format((None,) * (len(shape) - 1))
         while shape[1] % channels:
             channels -= 1
         return self._format((channels, *kernel))
+
+    @property
+    def at_eight_bits(self) -> Scheme:
+        """The same scheme with symmetric 8-bit weights, one scale an output channel."""
+        return replace(self, weight="i8", group=0, asymmetric=False)
 
     def activation_format(self, group_size: int = 0) -> Format | None:
         """The format of activations, None where they stay float."""

@@ -1,4 +1,4 @@
-"""The public functions: `compile`, `plan`, `load`, `verify`, `bench`. The flags of the command line are the same words."""
+"""The public functions: `compile`, `plan`, `load`, `verify`, `bench`. Flags of the command line are the same words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`bench`: how long one call takes, beside ONNX Runtime on the float model where it is given, interleaved round by round."""
+"""`bench`: how long one call takes, beside ONNX Runtime on the float model where it is given, in turn every round."""
 
 from __future__ import annotations
 

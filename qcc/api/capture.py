@@ -1,4 +1,4 @@
-"""Whatever the user has, as a program: a path, an `onnx.ModelProto`, an `ExportedProgram`, or an `nn.Module` with example inputs."""
+"""Whatever the user has, as a program: a path, an `onnx.ModelProto`, an `ExportedProgram`, or an `nn.Module`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def capture(model: object, inputs: Any, options: Options, folder: Path) -> Captu
         return _from_torch(model, inputs, options, folder, name)
     raise BadInput(
         f"{type(model).__name__} is no model that qcc reads",
-        hint="give the path of an .onnx or .pt2 file, an onnx.ModelProto, an ExportedProgram, or an nn.Module with example inputs",
+        hint="give the path of an .onnx or .pt2 file, an onnx.ModelProto, an ExportedProgram, "
+        "or an nn.Module with example inputs",
     )
 
 

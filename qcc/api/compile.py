@@ -21,7 +21,7 @@ from qcc.ir.kernel_task import Picker, cheapest
 from qcc.ir.program import Program
 from qcc.ir.rewrite import Pass, ProgramContext
 from qcc.ir.verify import compare
-from qcc.passes import pipeline, schemes
+from qcc.passes import observers, pipeline, schemes
 from qcc.passes.calibrate import calibrate
 from qcc.passes.selection import check_patterns
 
@@ -61,13 +61,14 @@ def compile(
 ) -> Artifact:
     """Compile a network to an artifact.
 
-    `model` is the path of an `.onnx` or `.pt2` file, an `onnx.ModelProto`, an `ExportedProgram`, or an `nn.Module` with example
-    `inputs` (a tensor, a tuple, or a dict by name). `calibration` is the path of an `.npz` file or of a folder of `.npz` files
-    or images, samples as dicts of arrays, or "random" (only to try speed). `ignore` and `include` are names or
-    `re:...` patterns of nodes or weights. `min_sqnr` (dB) and `max_error` gate the result on its samples. With `output` the
-    artifact is written there, else it lives in a temporary folder until `save`.
+    `model` is the path of an `.onnx` or `.pt2` file, an `onnx.ModelProto`, an `ExportedProgram`, or an `nn.Module` with
+    example `inputs` (a tensor, a tuple, or a dict by name). `calibration` is the path of an `.npz` file or of a folder
+    of `.npz` files or images, samples as dicts of arrays, or "random" (only to try speed). `ignore` and `include` are
+    names or `re:...` patterns of nodes or weights. `min_sqnr` (dB) and `max_error` gate the result on its samples. With
+    `output` the artifact is written there, else it lives in a temporary folder until `save`.
 
-    Raises `BadInput`, `NotSupported`, `MissingExtra`, or `CheckFailed` where a gate does not hold; nothing is written then.
+    Raises `BadInput`, `NotSupported`, `MissingExtra`, or `CheckFailed` where a gate does not hold; nothing is written
+    then.
     """
     options = _options(locals())
     if output is not None:
@@ -147,7 +148,8 @@ def _quantize(model: object, inputs: Any, options: Options, calibration: Any, wo
     state.simplified = state.program.clone()
     if scheme.needs_calibration:
         progress.stage("calibrate")
-        ctx.statistics = calibrate(state.program, state.data.calibration, progress=progress.step)
+        binned = observers.reads_bins(options.observer)
+        ctx.statistics = calibrate(state.program, state.data.calibration, binned=binned, progress=progress.step)
     progress.stage("quantize")
     choices = pipeline.QuantizeOptions(
         options.scheme, options.group_size, options.algorithm, options.observer, options.ignore, options.include

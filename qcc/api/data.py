@@ -34,7 +34,7 @@ class Data:
 
 
 def load_data(captured: Captured, specs: Sequence[InputSpec], calibration: Any, options: Options) -> Data:
-    """Calibration samples as the user gave them; verification samples from there, else the example, else random ones."""
+    """Calibration samples as the user gave them; verification samples from them, else the example, else random."""
     bounds = index_bounds(captured.program)
     samples: Sequence[Mapping[str, np.ndarray]] = []
     source = ""

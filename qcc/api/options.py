@@ -55,7 +55,8 @@ class Options:
         if scheme.needs_calibration and not self.calibration:
             raise BadInput(
                 f"scheme {scheme.name} needs calibration data for the scales of its activations",
-                hint="pass --calibration FILE.npz or FOLDER; W8A8_DYNAMIC needs none; --calibration random only to try speed",
+                hint="pass --calibration FILE.npz or FOLDER; W8A8_DYNAMIC needs none; "
+                "--calibration random only to try speed",
             )
         if self.calibration_limit < 1:
             raise BadInput("the calibration limit must be at least 1")

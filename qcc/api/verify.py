@@ -59,9 +59,10 @@ def verify(
 ) -> VerifyReport:
     """Recompute the error of an artifact.
 
-    Without `against` on the samples and float outputs stored in it; with `against` (a model, as `compile` takes it) on `samples` new
-    random inputs that both run. `min_sqnr` in dB; without it the artifact must be within 1 dB of the figure in its manifest.
-    Raises `BadInput` where the folder is no artifact; a failed check is a report with `ok=False`.
+    Without `against` on the samples and float outputs stored in it; with `against` (a model, as `compile` takes it) on
+    `samples` new random inputs that both run. `min_sqnr` in dB; without it the artifact must be within 1 dB of the
+    figure in its manifest. Raises `BadInput` where the folder is no artifact; a failed check is a report with
+    `ok=False`.
     """
     folder = artifact.folder if isinstance(artifact, Artifact) else Path(artifact)
     manifest = read_manifest(folder)

@@ -1,7 +1,7 @@
-"""The command line: one file a command, and this folder is the registry. Files whose names begin with `_` are shared by all.
+"""The command line: one file a command, and this folder is the registry. Files that begin with `_` are shared by all.
 
-Each command file offers a function `command` whose docstring is its help. Modules import only what `--help` needs; the rest of qcc
-is loaded when a command runs.
+Each command file offers a function `command` whose docstring is its help. Modules import only what `--help` needs; the
+rest of qcc is loaded when a command runs.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ def run(arguments: list[str]) -> int:
     return guard(lambda: build()(arguments, standalone_mode=False, prog_name="qcc"), arguments)
 
 
-def _version(
-    version: bool = typer.Option(
-        False, "--version", is_eager=True, help="Show the version and leave.", callback=lambda v: _show_version(v)
-    ),
-) -> None:
-    """The compiler for quantized models: a network goes in; a small, fast, checked artifact comes out."""
-    del version
-
-
 def _show_version(wanted: bool) -> None:
     if wanted:
         from qcc import __version__
 
         typer.echo(f"qcc {__version__}")
         raise typer.Exit
+
+
+def _version(
+    version: bool = typer.Option(
+        False, "--version", is_eager=True, help="Show the version and leave.", callback=_show_version
+    ),
+) -> None:
+    """The compiler for quantized models: a network goes in; a small, fast, checked artifact comes out."""
+    del version

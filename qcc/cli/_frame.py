@@ -1,7 +1,8 @@
 """What every command shares: the flags `--json --quiet --debug`, the streams, and the exit codes.
 
-Results for machines are one JSON object, the last line of stdout; progress and tables for people go to stderr. Exit codes: 0 done,
-1 a check failed, 2 bad input or usage, 3 not supported, 4 something is missing, 70 an internal error, 130 interrupted.
+Results for machines are one JSON object, the last line of stdout; progress and tables for people go to stderr. Exit
+codes: 0 done, 1 a check failed, 2 bad input or usage, 3 not supported, 4 something is missing, 70 an internal error,
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Screen:
 
 
 def guard(command: Callable[[], object], arguments: list[str]) -> int:
-    """Run a command and turn whatever it raises into an exit code, one clear message and, with `--json`, `{error, code, hint}`."""
+    """Run a command; what it raises becomes an exit code, a clear message and, with `--json`, `{error, code, hint}`."""
     usage = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
     try:
         code = command()

@@ -141,10 +141,13 @@ def _show(screen: Screen, manifest: Manifest, destination: Path, seconds: float,
     console.print(f"  size       {size(manifest.bytes)}, {ratio:.2f}x of {size(manifest.float_bytes)} in float")
     if manifest.layers:
         console.print(
-            f"  weights    {len(manifest.layers)} quantized at {manifest.bits_per_weight:.2f} bits each with scales, {len(skipped)} left float"
+            f"  weights    {len(manifest.layers)} quantized at {manifest.bits_per_weight:.2f} bits each with scales, "
+            f"{len(skipped)} left float"
         )
+    error = manifest.error
     console.print(
-        f"  error      {manifest.error.sqnr_db:.1f} dB signal to noise, at most {manifest.error.max_abs_error:.4g} off  ({manifest.samples})"
+        f"  error      {error.sqnr_db:.1f} dB signal to noise, at most {error.max_abs_error:.4g} off  "
+        f"({manifest.samples})"
     )
     console.print(f"  took       {seconds:.1f} s")
     if explain:
@@ -157,7 +160,8 @@ def _show(screen: Screen, manifest: Manifest, destination: Path, seconds: float,
 def _show_plan(screen: Screen, made: Plan, explain: bool) -> None:
     console = screen.console
     console.print(
-        f"\nWould compile with {made.scheme} for {made.target}: weights {size(made.float_bytes)} -> {size(made.bytes)}; nothing was written"
+        f"\nWould compile with {made.scheme} for {made.target}: weights {size(made.float_bytes)} -> {size(made.bytes)}; "
+        "nothing was written"
     )
     for decision in made.decisions:
         if explain or decision.action in ("quantized", "skipped"):

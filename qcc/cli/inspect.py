@@ -45,7 +45,8 @@ def _artifact(screen: Screen, folder: Path, ir: bool, node: str | None) -> None:
     else:
         console = screen.console
         console.print(
-            f"[bold]{manifest.name}[/bold]  {manifest.scheme} for {manifest.target}, by {manifest.backend}; {size(manifest.bytes)}"
+            f"[bold]{manifest.name}[/bold]  {manifest.scheme} for {manifest.target}, by {manifest.backend}; "
+            f"{size(manifest.bytes)}"
         )
         console.print(f"  in   {', '.join(_port(p.name, p.dtype, p.shape) for p in manifest.inputs)}", markup=False)
         console.print(f"  out  {', '.join(_port(p.name, p.dtype, p.shape) for p in manifest.outputs)}", markup=False)

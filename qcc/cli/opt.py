@@ -26,7 +26,7 @@ def command(
     import sys
 
     from xdsl.utils.arg_spec import parse_pipeline
-    from xdsl.utils.exceptions import PassPipelineParseError
+    from xdsl.utils.exceptions import ArgSpecParseError
 
     from qcc import passes as registry
     from qcc.frontend import onnx_file
@@ -48,7 +48,7 @@ def command(
     try:
         specs = tuple(parse_pipeline(passes)) if passes else ()
         chosen = [registry.load(spec.name).from_spec(spec) for spec in specs]
-    except (PassPipelineParseError, ValueError, TypeError) as error:
+    except (ArgSpecParseError, ValueError, TypeError) as error:
         raise BadInput(f"-p {passes!r}: {error}", hint="write it like -p canonicalize,fold_affine") from error
     pipeline.run(list(chosen), program, ProgramContext(program=program))
     print(show(program.module), end="")

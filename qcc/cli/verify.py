@@ -35,9 +35,8 @@ def command(
         console.print(f"[bold red]failed[/bold red] {failure}")
     if report.files_ok:
         what = "against the float model on random inputs" if against else "on the stored samples"
-        console.print(
-            f"{'[green]ok[/green]  ' if report.ok else ''}{report.sqnr_db:.2f} dB, at most {report.max_abs_error:.4g} off, {what}"
-        )
+        mark = "[green]ok[/green]  " if report.ok else ""
+        console.print(f"{mark}{report.sqnr_db:.2f} dB, at most {report.max_abs_error:.4g} off, {what}")
     if report.worst:
         table = Table(box=None, header_style="dim", padding=(0, 2))
         table.add_column("worst layers")

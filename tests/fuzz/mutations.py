@@ -25,6 +25,8 @@ def mutate(model: bytes, others: Sequence[bytes], rng: random.Random) -> bytes:
     """`model` with one to four damages; `others` are models to splice from."""
     if rng.random() < 0.45:
         return _damage_bytes(model, others, rng)
+    if rng.random() < 0.03:
+        return _nest_graph(model, rng)
     proto = ModelProto.FromString(model)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         rng.choice(_STRUCTURAL)(proto, rng)
@@ -194,28 +196,36 @@ def _other_opset(model: ModelProto, rng: random.Random) -> None:
         rng.choice(model.opset_import).version = rng.choice((*range(30), *_INTEGERS))
 
 
-def _nest(model: ModelProto, rng: random.Random) -> None:
-    """Wrap the graph, or a type, in itself many times over."""
-    depth = rng.choice((1, 5, 20, 30, 40, 200))
-    if rng.random() < 0.3 and model.graph.input:
-        inner = onnx.TypeProto()
-        inner.CopyFrom(model.graph.input[0].type)
-        for _ in range(depth):
+def _nest_type(model: ModelProto, rng: random.Random) -> None:
+    """The type of an input wrapped in sequences and optionals: protobuf itself allows about fifty."""
+    for value in model.graph.input[:1]:
+        for _ in range(rng.choice((1, 5, 40))):
             outer = onnx.TypeProto()
-            rng.choice((outer.sequence_type, outer.optional_type)).elem_type.CopyFrom(inner)
-            inner = outer
-        model.graph.input[0].type.CopyFrom(inner)
-        return
-    graph = GraphProto()
-    graph.CopyFrom(model.graph)
-    del graph.input[:]
-    for level in range(depth):
-        outer = GraphProto(name=f"level{level}", output=[onnx.ValueInfoProto(name=o.name) for o in graph.output])
-        node = outer.node.add(op_type="If", input=["x"], output=[o.name for o in graph.output])
-        node.attribute.add(name="then_branch", type=AttributeProto.GRAPH).g.CopyFrom(graph)
-        node.attribute.add(name="else_branch", type=AttributeProto.GRAPH).g.CopyFrom(GraphProto(name="e", output=graph.output))
-        graph = outer
-    model.graph.node.insert(0, graph.node[0]) if depth else None
+            rng.choice((outer.sequence_type, outer.optional_type)).elem_type.CopyFrom(value.type)
+            value.type.CopyFrom(outer)
+
+
+def _nest_graph(model: bytes, rng: random.Random) -> bytes:
+    """One more node: If within If within If. Written as bytes, because protobuf refuses to build what it refuses to read."""
+    proto = ModelProto.FromString(model)
+    node = NodeProto(op_type="Identity", input=[rng.choice(_names(proto))], output=["nested"]).SerializeToString()
+    output = onnx.ValueInfoProto(name="nested").SerializeToString()
+    for _ in range(rng.choice((1, 5, 20, 30, 33, 40, 300, 5000))):
+        graph = _field(1, node) + _field(2, b"level") + _field(12, output)
+        branches = (_field(5, _field(1, name) + _field(6, graph) + b"\xa0\x01\x05") for name in (b"then_branch", b"else_branch")[: rng.choice((1, 1, 2))])
+        node = _field(1, _names(proto)[-1].encode()) + _field(2, b"nested") + _field(4, b"If") + b"".join(branches)
+        if len(node) > 1 << 16:
+            break
+    return model + _field(7, _field(1, node))
+
+
+def _field(number: int, payload: bytes) -> bytes:
+    """A length-delimited protobuf field with a number below 16."""
+    length, size = bytearray(), len(payload)
+    while size >= 128:
+        length.append(size & 127 | 128)
+        size >>= 7
+    return bytes([number << 3 | 2]) + bytes([*length, size]) + payload
 
 
 def _call_itself(model: ModelProto, rng: random.Random) -> None:
@@ -231,7 +241,7 @@ def _call_itself(model: ModelProto, rng: random.Random) -> None:
 _STRUCTURAL = (
     *(_set_field, _set_field, _set_present_field, _set_present_field, _set_present_field, _clear_field, _clear_field, _double_item),
     *(_swap_items, _graft, _rename, _rename, _make_cycle, _other_operator, _other_attribute, _other_attribute, _other_dims),
-    *(_other_dims, _other_element_type, _other_opset, _nest, _call_itself),
+    *(_other_dims, _other_element_type, _other_opset, _nest_type, _call_itself),
 )
 
 

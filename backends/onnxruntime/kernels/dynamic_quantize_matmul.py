@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from xdsl.ir import SSAValue
 
+from qcc.ir import types
 from qcc.ir.dialects.q import QuantizedOp
 from qcc.ir.kernel_task import Choice, KernelTask
 from qcc.ir.layout import Layout
@@ -26,11 +27,14 @@ def offers(task: KernelTask, speed: Speed) -> list[Choice]:
 
 
 def lower(op: QuantizedOp, choice: Choice, lowering: Lowering) -> SSAValue:
-    """One node; it takes the bias in."""
+    """One node; it takes a bias of one number an output feature in, any other is added behind it."""
     del choice
     type_, _ = lowering.weight(op)
     n, k = type_.shape
     codes = lowering.part(op, "codes", (k, n), "int8")
     scale = lowering.part(op, "scale", (n,))
-    operands = [lowering.float_operand(op), codes, scale, None, op.slot(2)]
-    return lowering.build(op).op("msft.DynamicQuantizeMatMul", operands, op.results[0].type, node=op.node)
+    bias = op.slot(2)
+    inside = bias is not None and types.dims_of(bias.type) == (n,)
+    operands = [lowering.float_operand(op), codes, scale, None, bias if inside else None]
+    product = lowering.build(op).op("msft.DynamicQuantizeMatMul", operands, op.results[0].type, node=op.node)
+    return product if inside else lowering.add_bias(op, product)
