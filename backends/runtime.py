@@ -6,6 +6,7 @@ import importlib
 import os
 import shutil
 import threading
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, cast
@@ -32,17 +33,15 @@ class Artifact:
     logits = artifact(images)["logits"]
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, *, threads: int = 0, temporary: bool = False) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, *, threads: int = 0, temporary: Path | None = None) -> None:
+        """`temporary` is a folder to delete with this object."""
         self.folder = folder
         self.manifest = manifest
         self.threads = threads
         self._runner: Runner | None = None
         self._lock = threading.Lock()
-        self._temporary = temporary
-
-    def __del__(self) -> None:
-        if getattr(self, "_temporary", False):
-            shutil.rmtree(self.folder, ignore_errors=True)
+        if temporary is not None:
+            weakref.finalize(self, shutil.rmtree, temporary, ignore_errors=True)
 
     def __repr__(self) -> str:
         m = self.manifest
@@ -96,7 +95,7 @@ def load(folder: str | os.PathLike[str], *, threads: int = 0) -> Artifact:
 
 
 def _open(folder: Path, manifest: Manifest, threads: int) -> Runner:
-    if manifest.backend not in {p.name for p in Path(__file__).parent.iterdir() if p.is_dir()}:
+    if manifest.backend not in {p.parent.name for p in Path(__file__).parent.glob("*/run.py")}:
         raise BadInput(
             f"{folder}: made by the backend {manifest.backend!r}, which this qcc does not have", hint="update qcc"
         )

@@ -6,7 +6,6 @@ layer let anyone find the worst layer without the float model.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from qcc.ir.errors import BadInput
+
+from .arrays import read_arrays, write_arrays
 
 SPOTS = 64
 
@@ -35,21 +36,19 @@ class StoredSamples:
             arrays |= {f"in.{index}.{p}": feeds[name] for p, name in enumerate(input_names)}
             arrays |= {f"out.{index}.{p}": outputs[name] for p, name in enumerate(output_names)}
         arrays |= {f"spot.{k}": values for k, values in enumerate(self.spots)}
-        np.savez_compressed(path, allow_pickle=False, **arrays)
+        write_arrays(path, arrays, compress=True)
 
     @staticmethod
     def open(path: Path, input_names: Sequence[str], output_names: Sequence[str]) -> StoredSamples:
         """Read what `save` wrote; `BadInput` where the file is damaged."""
+        data = read_arrays(path, hint="compile the model again")
+        count = len({key.split(".")[1] for key in data if key.startswith(("in.", "out."))})
         try:
-            with np.load(path, allow_pickle=False) as data:
-                count = len({key.split(".")[1] for key in data.files if key.startswith(("in.", "out."))})
-                inputs = [{name: data[f"in.{i}.{p}"] for p, name in enumerate(input_names)} for i in range(count)]
-                outputs = [{name: data[f"out.{i}.{p}"] for p, name in enumerate(output_names)} for i in range(count)]
-                spots = [data[f"spot.{k}"] for k in range(sum(key.startswith("spot.") for key in data.files))]
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise BadInput(
-                f"{path}: the stored samples cannot be read: {error}", hint="compile the model again"
-            ) from error
+            inputs = [{name: data[f"in.{i}.{p}"] for p, name in enumerate(input_names)} for i in range(count)]
+            outputs = [{name: data[f"out.{i}.{p}"] for p, name in enumerate(output_names)} for i in range(count)]
+            spots = [data[f"spot.{k}"] for k in range(sum(key.startswith("spot.") for key in data))]
+        except KeyError as error:
+            raise BadInput(f"{path}: the stored sample {error} is missing", hint="compile the model again") from error
         return StoredSamples(inputs, outputs, spots)
 
 

@@ -188,7 +188,17 @@ def _row(
     times = interleave({"float": lambda: original.run(feeds), "ours": lambda: runner.run(feeds)}, options.rounds)
     float_ms, ms = ([s.p10, s.median, s.p90] for s in (summarize(times["float"]), summarize(times["ours"])))
     float_bytes = sum(p.stat().st_size for p in path.parent.glob(f"{path.name}*"))
-    row = Row(model, scheme, float_bytes, artifact.manifest.bytes, float_ms, ms, seconds, artifact.manifest.error.sqnr_db, error)
+    row = Row(
+        model,
+        scheme,
+        float_bytes,
+        artifact.manifest.bytes,
+        float_ms,
+        ms,
+        seconds,
+        artifact.manifest.error.sqnr_db,
+        error,
+    )
     print(_line(row), flush=True)
     return row
 

@@ -26,7 +26,7 @@ from qcc.ir.weights import WeightStore
 
 from .onnx_external import map_external, tensors
 from .onnx_graph import build_program
-from .onnx_guard import check
+from .onnx_guard import check, check_functions, check_outputs, without_long_vectors
 
 OLDEST_OPSET = 7
 LOWEST_OPSET = 21
@@ -80,12 +80,13 @@ def from_model(
     lifted = _lift_weights(model, store)
     _check_structure(model, name)
     if model.functions:
-        model = onnx.inliner.inline_local_functions(model)
+        model = _inline_functions(model, name)
+    check_outputs(model.graph, name)
     model = _raise_opset(model, lowest_opset, name)
     _apply_shapes(model.graph, shapes, set(lifted), name)
     _check_domains(model.graph, {o.domain: o.version for o in model.opset_import}, name)
     try:
-        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        model = without_long_vectors(model, lambda m: onnx.shape_inference.infer_shapes(m, data_prop=True))
     except (onnx.shape_inference.InferenceError, ValueError) as error:
         raise BadInput(
             f"{name}: shapes do not fit: {_line(error)}", hint="check the model with onnx.checker"
@@ -175,6 +176,9 @@ def _check_opsets(model: ModelProto, name: str) -> None:
         if entry.domain == "ai.onnx":
             entry.domain = ""
         if entry.domain:
+            newest = latest_opset(entry.domain) if entry.domain in DIALECTS else entry.version
+            if not 0 < entry.version <= newest:
+                raise NotSupported(f"{name}: version {entry.version} of domain {entry.domain} is not known, only 1 to {newest}")
             continue
         if entry.version < OLDEST_OPSET:
             raise NotSupported(
@@ -199,6 +203,18 @@ def _check_structure(model: ModelProto, name: str) -> None:
         ) from error
 
 
+def _inline_functions(model: ModelProto, name: str) -> ModelProto:
+    check_functions(model, name)
+    try:
+        model = onnx.inliner.inline_local_functions(model)
+    except (onnx.checker.ValidationError, RuntimeError) as error:
+        raise BadInput(
+            f"{name}: its local functions cannot be inlined: {_line(error)}", hint="check the model with onnx.checker"
+        ) from error
+    _check_structure(model, name)
+    return model
+
+
 def _check_domains(graph: GraphProto, opsets: dict[str, int], name: str) -> None:
     for node in _all_nodes(graph):
         if node.domain not in DIALECTS:
@@ -219,8 +235,14 @@ def _raise_opset(model: ModelProto, lowest: int, name: str) -> ModelProto:
     if version >= lowest:
         return model
     try:
-        raised = onnx.version_converter.convert_version(model, lowest)
-    except (onnx.version_converter.ConvertError, RuntimeError, ValueError, IndexError) as error:
+        raised = without_long_vectors(model, lambda m: onnx.version_converter.convert_version(m, lowest))
+    except (
+        onnx.version_converter.ConvertError,
+        onnx.shape_inference.InferenceError,
+        RuntimeError,
+        ValueError,
+        IndexError,
+    ) as error:
         raise NotSupported(
             f"{name}: opset {version} could not be raised to {lowest}: {_line(error)}",
             hint=f"export it at opset {lowest} or newer",

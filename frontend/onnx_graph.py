@@ -9,7 +9,7 @@ import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoProto
 from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, IntegerAttr, ModuleOp, StringAttr
 from xdsl.dialects.func import FuncOp, ReturnOp
-from xdsl.ir import Attribute, Block, Region, SSAValue
+from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.utils.exceptions import VerifyException
 
 from qcc.ir import attributes as attr
@@ -62,12 +62,15 @@ class _Builder:
         block = Block(arg_types=[types.from_proto(i.type) for i in inputs])
         scope: dict[str, SSAValue] = {}
         for argument, info in zip(block.args, inputs, strict=True):
+            if isinstance(argument.type, types.UnknownType):
+                raise BadInput(f"graph input {info.name!r} has no element type", hint="export the model again")
             argument.name_hint = _hint(info.name)
             scope[info.name] = argument
         for name, key in self.lifted.items():
             self._add_weight(block, scope, name, key)
         outputs = self._fill(block, graph, scope)
         block.add_op(ReturnOp(*outputs))
+        _sink_constants(block)
         return FuncOp(
             "main",
             ([a.type for a in block.args], [v.type for v in outputs]),
@@ -159,6 +162,25 @@ class _Builder:
             name = f"{base}.{count}"
         self.node_names.add(name)
         return name
+
+
+def _sink_constants(block: Block) -> None:
+    """Move weights and constants down to their first reader, so that the text reads layer by layer."""
+    place = {op: index for index, op in enumerate(block.ops)}
+    for op in [op for op in block.ops if isinstance(op, Weight) or op.name == "onnx.Constant"]:
+        readers = [_ancestor_in(block, use.operation) for use in op.results[0].uses]
+        if readers:
+            op.detach()
+            block.insert_op_before(op, min(readers, key=lambda reader: place[reader]))
+
+
+def _ancestor_in(block: Block, op: Operation) -> Operation:
+    """The operation of `block` that is `op` or holds it in a region."""
+    while op.parent is not block:
+        parent = op.parent_op()
+        assert parent is not None
+        op = parent
+    return op
 
 
 def _constant(node: NodeProto) -> np.ndarray | None:

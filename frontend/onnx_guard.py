@@ -1,23 +1,26 @@
-"""What the ONNX libraries are spared: text that is not UTF-8, and tensors whose data is not what their type and shape say.
+"""What the ONNX libraries are spared, because they do not answer it with errors of their own, but with others or a crash.
 
-On such models they do not raise their own errors, but others, or read beyond the data.
+Text that is not UTF-8; tensors whose data is not what their type and shape say; graph outputs that nothing computes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
-from onnx import ModelProto, TensorProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TensorShapeProto, ValueInfoProto, helper
 
 from qcc.ir import types
-from qcc.ir.errors import BadInput
+from qcc.ir.errors import BadInput, NotSupported
+from qcc.ir.infer import LONGEST_VECTOR
 
 _MOST_AXES = 64
 _MOST_ITEMS = 1 << 48
+_MOST_NODES = 1_000_000
+_DEEPEST_CALL = 100
 _DAMAGED = "the file is damaged: copy or export it again"
 
 
@@ -30,6 +33,67 @@ def check(model: ModelProto, name: str) -> None:
             _check_shape(message, where)
             if message.data_location != TensorProto.EXTERNAL:
                 _check_data(message, where)
+
+
+def check_functions(model: ModelProto, name: str) -> None:
+    """Raise where inlining the local functions would not end: one calls itself, or they call each other without measure."""
+    bodies = {(f.domain, f.name, f.overload): f.node for f in model.functions}
+    sizes: dict[tuple[str, str, str], int] = {}
+
+    def size(nodes: Iterable[NodeProto], callers: tuple[tuple[str, str, str], ...]) -> int:
+        return sum(1 + called(node, callers) + sum(size(g.node, callers) for g in subgraphs(node)) for node in nodes)
+
+    def called(node: NodeProto, callers: tuple[tuple[str, str, str], ...]) -> int:
+        key = (node.domain, node.op_type, node.overload)
+        if key in callers:
+            raise BadInput(f"{name}: local function {node.op_type!r} calls itself", hint="export the model again")
+        if len(callers) > _DEEPEST_CALL:
+            raise NotSupported(f"{name}: local functions call each other more than {_DEEPEST_CALL} deep", hint="inline them first")
+        if key in bodies and key not in sizes:
+            sizes[key] = size(bodies[key], (*callers, key))
+        return sizes.get(key, 0)
+
+    nodes = size(model.graph.node, ())
+    if nodes > _MOST_NODES:
+        raise NotSupported(f"{name}: its local functions stand for {nodes} nodes; at most {_MOST_NODES} are read", hint="inline them first")
+
+
+def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
+    """The graphs in the attributes of a node."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def check_outputs(graph: GraphProto, name: str, outer: frozenset[str] = frozenset()) -> None:
+    """Raise `BadInput` where a graph gives a value that nothing computes: the checker overlooks it, the version converter crashes."""
+    known = outer.union((i.name for i in graph.input), (t.name for t in graph.initializer), *(n.output for n in graph.node))
+    for output in graph.output:
+        if output.name not in known:
+            raise BadInput(f"{name}: graph output {output.name!r} is computed by no node", hint="the graph is incomplete")
+    for node in graph.node:
+        for inner in subgraphs(node):
+            check_outputs(inner, name, known)
+
+
+def without_long_vectors(model: ModelProto, run: Callable[[ModelProto], ModelProto]) -> ModelProto:
+    """`run(model)`, where for its time no vector has a known length above `LONGEST_VECTOR`."""
+    hidden: list[tuple[str, TensorShapeProto.Dimension, int]] = []
+    for message, _ in _messages(model):
+        if isinstance(message, ValueInfoProto) and len(message.type.tensor_type.shape.dim) == 1:
+            dim = message.type.tensor_type.shape.dim[0]
+            if dim.dim_value > LONGEST_VECTOR:
+                hidden.append((message.name, dim, dim.dim_value))
+                dim.ClearField("dim_value")
+    result = run(model)
+    lengths = {name: length for name, _, length in hidden}
+    for value in (*result.graph.input, *result.graph.output):
+        if value.name in lengths and len(value.type.tensor_type.shape.dim) == 1:
+            value.type.tensor_type.shape.dim[0].dim_value = lengths[value.name]
+    for _, dim, length in hidden:
+        dim.dim_value = length
+    return result
 
 
 def _messages(message: Message) -> Iterator[tuple[Message, list[tuple[FieldDescriptor, Any]]]]:

@@ -156,11 +156,11 @@ def _check(archive: _Archive) -> tuple[dict[str, str], tuple[str, ...]]:
         if not (name in _KEPT or _TENSOR.fullmatch(name) or _LEFT_OUT.fullmatch(name)):
             what = next((text for sign, text in _REFUSED if sign.match(name)), "a record qcc does not know")
             raise NotSupported(f"{archive.path}: {name!r} is {what}, which qcc does not load", hint=_PASS_A_MODULE)
-    if missing := [name for name in _KEPT if name not in archive.entries]:
+    if missing := [name for name in _KEPT if name not in archive.entries and name != "byteorder"]:
         raise BadInput(f"{archive.path}: {missing[0]!r} is missing from the archive", hint=_SAVE_AGAIN)
-    texts = {name: _text(archive, name) for name in _KEPT}
+    texts = {name: _text(archive, name) for name in _KEPT if name in archive.entries}
     for name, expected in _EXACT.items():
-        if texts[name] != expected:
+        if texts.get(name, expected) != expected:
             raise NotSupported(f"{archive.path}: {name} is {_short(texts[name])}, not {expected!r}", hint=_SAVE_AGAIN)
     documents = {name: _document(archive.path, name, texts[name]) for name in (_PROGRAM, _WEIGHTS, _CONSTANTS)}
     tensors = [record for config in (_WEIGHTS, _CONSTANTS) for record in _tensors(archive, documents[config], config)]

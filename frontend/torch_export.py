@@ -112,15 +112,15 @@ def _bind(model: Any, inputs: Any) -> inspect.BoundArguments:
     if isinstance(model, torch.jit.ScriptModule):
         raise NotSupported("a TorchScript module cannot be captured", hint="pass the module it was made from")
     signature = inspect.signature(model.forward)
-    expected = f"{type(model).__name__}.forward{signature}"
+    expected = f"{type(model).__name__}.forward({', '.join(signature.parameters)})"
     if inputs is None:
         raise BadInput(f"{expected} needs example inputs", hint="inputs=(tensor, ...) or {'name': tensor, ...}")
     inputs = torch.utils._pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, inputs)  # each an object of its own
-    args = inputs if isinstance(inputs, tuple) else (inputs,)
+    args = cast("tuple[Any, ...]", inputs) if isinstance(inputs, tuple) else (inputs,)
     try:
         call = signature.bind(**inputs) if isinstance(inputs, Mapping) else signature.bind(*args)
     except TypeError as error:
-        raise BadInput(f"the example inputs do not fit {expected}: {error}", hint="see its parameters") from error
+        raise BadInput(f"the example inputs do not fit {expected}: {error}", hint="one for each parameter") from error
     if not _tensors(call):
         raise BadInput(f"the example inputs of {expected} hold no tensor", hint="inputs=torch.randn(...)")
     for name, weight in [*model.named_parameters(), *model.named_buffers()]:

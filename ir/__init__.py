@@ -1,1 +1,1 @@
-"""The intermediate representation of qcc: values (formats, layouts, targets), dialects, weights, and what runs them for reference."""
+"""The intermediate representation of qcc: values (formats, layouts, targets), dialects, weights, and a reference."""

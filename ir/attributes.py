@@ -1,13 +1,14 @@
 """ONNX attributes as IR attributes and back: `to_proto(name, from_proto(a), a.type) == a`.
 
-Text is a `StringAttr` where it is ASCII and a `BytesAttr` otherwise, because only those two print and parse without loss.
-Floats in lists and tensors are printed in our own attributes, exactly, infinities and NaN included.
+Text is a `StringAttr` where it is ASCII and a `BytesAttr` otherwise, because only those two print and parse without
+loss. Floats in lists and tensors are printed in our own attributes, exactly, infinities and NaN included.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import onnx
@@ -20,11 +21,9 @@ from xdsl.dialects.builtin import (
     IntegerAttr,
     IntegerType,
     StringAttr,
-    TensorType,
-    TypeAttribute,
     f32,
 )
-from xdsl.ir import Attribute, ParametrizedAttribute
+from xdsl.ir import Attribute, ParametrizedAttribute, TypeAttribute
 from xdsl.irdl import irdl_attr_definition
 from xdsl.parser import AttrParser
 from xdsl.printer import Printer
@@ -34,6 +33,9 @@ from . import types
 from .errors import NotSupported, QccError
 
 I64 = IntegerType(64)
+
+Value = int | float | str | np.ndarray | list[int] | list[float] | list[str] | Attribute
+"""What an attribute is to a pass."""
 
 
 @irdl_attr_definition
@@ -46,7 +48,7 @@ class FloatsAttr(ParametrizedAttribute):
     @property
     def values(self) -> list[float]:
         """The values, each exactly a float32."""
-        return [float(word) for word in self.text.data.split()]
+        return [float(np.float32(word)) for word in self.text.data.split()]
 
     def verify(self) -> None:
         """Every word is a number."""
@@ -72,14 +74,14 @@ class TensorAttr(ParametrizedAttribute):
     @property
     def array(self) -> np.ndarray:
         """The tensor as numpy holds it."""
-        assert isinstance(self.type, TensorType)
+        assert types.is_ranked(self.type)
         element = types.element_of(self.type.element_type)
         return _read_values(self.text.data, element.numpy).reshape(self.type.get_shape())
 
     def verify(self) -> None:
         """The type is a tensor of known shape, and the values fill it."""
         dims = types.dims_of(self.type)
-        if not isinstance(self.type, TensorType) or dims is None or not all(isinstance(d, int) for d in dims):
+        if not types.is_ranked(self.type) or dims is None or not all(isinstance(d, int) for d in dims):
             raise VerifyException(f"#onnx.tensor: the shape must be known, found {self.type}")
         try:
             _ = self.array
@@ -143,7 +145,7 @@ def text_of(attribute: Attribute) -> str:
 
 
 def from_proto(proto: AttributeProto, where: str) -> Attribute:
-    """The IR attribute of an ONNX attribute (graphs are regions and do not come here); `where` names the node in errors."""
+    """The IR attribute of an ONNX attribute (graphs, which are regions, do not come here); `where` names its node."""
     match proto.type:
         case AttributeProto.INT:
             return IntegerAttr(proto.i, I64)
@@ -186,7 +188,7 @@ def to_proto(name: str, attribute: Attribute) -> AttributeProto:
             proto.t.CopyFrom(from_array(attribute.array))
         case DenseArrayBase():
             proto.type = AttributeProto.INTS
-            proto.ints.extend(int(v) for v in attribute.get_values())
+            proto.ints.extend(integers_of(attribute))
         case FloatsAttr():
             proto.type = AttributeProto.FLOATS
             proto.floats.extend(attribute.values)
@@ -228,8 +230,8 @@ def proto_type(attribute: Attribute) -> int:
             return 0
 
 
-def to_python(attribute: Attribute) -> object:
-    """The value a pass works with: int, float, str, list, numpy array."""
+def to_python(attribute: Attribute) -> Value:
+    """The value a pass works with; an attribute that stands for none stays what it is."""
     match attribute:
         case IntegerAttr():
             return attribute.value.data
@@ -240,13 +242,19 @@ def to_python(attribute: Attribute) -> object:
         case TensorAttr():
             return attribute.array
         case DenseArrayBase():
-            return [int(v) for v in attribute.get_values()]
+            return integers_of(attribute)
         case FloatsAttr():
             return attribute.values
         case ArrayAttr():
             return [text_of(a) for a in attribute.data]
         case _:
             return attribute
+
+
+def integers_of(attribute: Attribute) -> list[int]:
+    """The values of a list of integers."""
+    assert isinstance(attribute, DenseArrayBase)
+    return [int(item.value.data) for item in attribute.iter_attrs()]
 
 
 def from_python(value: object) -> Attribute:
@@ -262,14 +270,20 @@ def from_python(value: object) -> Attribute:
             return text_attribute(value)
         case np.ndarray():
             return TensorAttr.of(value)
-        case [*items] if all(isinstance(i, str) for i in items):
-            return ArrayAttr([text_attribute(str(i)) for i in items]) if items else DenseArrayBase.from_list(I64, [])
-        case [*items] if all(isinstance(i, int) for i in items):
-            return DenseArrayBase.from_list(I64, [int(i) for i in items])
-        case [*items]:
-            return floats_attribute([float(i) for i in items])
+        case Sequence():
+            return _from_items(cast(Sequence[int | float | str], value))
         case _:
             raise TypeError(f"no attribute holds {value!r}")
+
+
+def _from_items(items: Sequence[int | float | str]) -> Attribute:
+    if not items:
+        return DenseArrayBase.from_list(I64, [])
+    if all(isinstance(i, str) for i in items):
+        return ArrayAttr([text_attribute(str(i)) for i in items])
+    if all(isinstance(i, int) for i in items):
+        return DenseArrayBase.from_list(I64, [int(i) for i in items])
+    return floats_attribute([float(i) for i in items])
 
 
 def to_array(tensor: TensorProto) -> np.ndarray:

@@ -1,7 +1,7 @@
 """A module of standard and contrib operators back to an ONNX model, rebuilt from the IR alone.
 
-Large weights are not copied: the model refers to them as external data, and the caller says where they lie (`embed`, `refer`), or
-injects them into a session.
+Large weights are not copied: the model refers to them as external data, and the caller says where they lie (`embed`,
+`refer`), or injects them into a session.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _set_external(tensor: TensorProto, location: str, extent: Extent) -> None:
 
 
 def emit(program: Program, *, also: tuple[SSAValue, ...] = ()) -> EmittedModel:
-    """The ONNX model of a program without `q` operations other than `q.weight`. `also` names further values to return."""
+    """The ONNX model of a program without `q` operations other than `q.weight`; `also` are further values to return."""
     return _Emitter(program).emit(also)
 
 
@@ -104,7 +104,7 @@ class _Emitter:
         return self.model
 
     def _name_outputs(self, wanted: list[str]) -> list[str]:
-        """Let each returned value carry its output's name where it can; gives the names that need an Identity instead."""
+        """Let each returned value carry its output's name where it can; gives the names that need an Identity."""
         pending: list[str] = []
         for value, name in zip(self.program.outputs, wanted, strict=True):
             if value in self.names:
@@ -128,8 +128,8 @@ class _Emitter:
     def _emit_block(self, block: Block, graph: GraphProto, opsets: dict[str, int]) -> None:
         for op in block.ops:
             match op:
-                case Weight():
-                    graph.initializer.append(self._initializer(op))
+                case Weight():  # of the top graph always, where `embed` and `refer` find it: subgraphs see it
+                    self.model.proto.graph.initializer.append(self._initializer(op))
                 case OnnxOp(op_type="Constant") if isinstance(op.properties.get("value"), attr.TensorAttr):
                     tensor = op.properties["value"]
                     assert isinstance(tensor, attr.TensorAttr)
@@ -158,7 +158,7 @@ class _Emitter:
             graph.input.append(_value_info(self._name(argument), argument.type))
         self._emit_block(block, graph, opsets)
         last = block.last_op
-        inside = {r for op in block.ops for r in op.results}
+        inside = {r for op in block.ops if not isinstance(op, Weight) for r in op.results}
         seen: set[str] = set()
         for value in last.operands if last is not None else ():
             name = self._name(value)

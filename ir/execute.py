@@ -7,6 +7,7 @@ verification call it. Weights are handed to the session without a copy.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from xdsl.ir import SSAValue
@@ -15,6 +16,9 @@ from .emit_onnx import EmittedModel, emit
 from .errors import BadInput, NotSupported
 from .expand import expand
 from .program import Program
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession, OrtValue
 
 Feeds = Mapping[str, np.ndarray]
 
@@ -63,7 +67,7 @@ class Reference:
         return [found[name] for name in names]
 
 
-def session(emitted: EmittedModel, program: Program, *, threads: int = 0, optimize: bool = False):
+def session(emitted: EmittedModel, program: Program, *, threads: int = 0, optimize: bool = False) -> InferenceSession:
     """An ONNX Runtime session on the CPU over an emitted model; large weights are passed, not copied."""
     import onnxruntime
 
@@ -92,8 +96,8 @@ def session(emitted: EmittedModel, program: Program, *, threads: int = 0, optimi
         ) from error
 
 
-def _exotic(array: np.ndarray) -> object:
-    """An OrtValue of an element type that numpy does not have by itself."""
+def _exotic(array: np.ndarray) -> OrtValue:
+    """A value of an element type that numpy does not have by itself."""
     import onnxruntime
 
     from .types import element_of

@@ -3,8 +3,9 @@
     dequantize(q) = (cast(codes) - zero) * scale
     linear(x, w, b) = MatMul(x, transpose(dequantize(w))) + b
 
-The expansion is the definition of the dialect, the reference that passes are checked against, and what a backend runs where it
-has no kernel. Packed weights are unpacked by their `Layout` first, with shifts, masks, reshapes and a transpose.
+The expansion is the definition of the dialect, the reference that passes are checked against, and what a backend runs
+where it has no kernel. Packed weights are unpacked by their `Layout` first, with shifts, masks, reshapes and a
+transpose.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ I64 = builtin.IntegerType(64)
 
 @dataclass(frozen=True)
 class Codes:
-    """A quantized value taken apart: codes, scale and zero point that broadcast together, and the way back to its own shape."""
+    """A quantized value taken apart: codes, scale and zero point that broadcast together, and the way back."""
 
     codes: SSAValue
     scale: SSAValue
@@ -139,7 +140,7 @@ def expand(program: Program) -> Program:
 
 
 def expand_one(op: Operation, program: Program) -> SSAValue:
-    """The value of one `q.linear`, `q.conv`, `q.embedding` or `q.dequantize`, built before it by its expansion; `op` stays."""
+    """The value of a `q.linear`, `q.conv`, `q.embedding` or `q.dequantize`, expanded before it; `op` stays."""
     build = Builder(op, types_opset(program, ""))
     parts: dict[SSAValue, Codes] = {}
     for operand in op.operands:
@@ -258,7 +259,7 @@ def _field(flat: SSAValue, bits: int, index: int, build: Builder) -> SSAValue:
 
 
 def _spread(value: SSAValue, fmt: Format, shape: tuple[int, ...], build: Builder) -> SSAValue:
-    """One value a block, given a shape that broadcasts against `shape`: whole axes stay 1, partial blocks are repeated."""
+    """One value a block, in a shape that broadcasts against `shape`: whole axes stay 1, partial blocks are repeated."""
     blocks, extents = fmt.block_of(shape), list(fmt.scale_shape(shape))
     value = build.reshape(value, extents)
     for axis, (block, extent) in enumerate(zip(blocks, shape, strict=True)):
@@ -323,7 +324,7 @@ def _blocked(x: SSAValue, fmt: Format, build: Builder) -> tuple[SSAValue, Callab
 
 
 def _dynamic_parameters(x: SSAValue, fmt: Format, build: Builder) -> tuple[SSAValue, SSAValue | None]:
-    """Scale (and zero point) of each block from its own range, which always includes zero. All-zero blocks get scale 1."""
+    """Scale (and zero point) of each block from its own range, which includes zero. All-zero blocks get scale 1."""
     axes = None if fmt.scale.block is None else np.array([-1], np.int64)
     dims = types.dims_of(x.type)
     reduced = types.tensor_type(F32, () if axes is None else (None if dims is None else [*dims[:-1], 1]))

@@ -1,8 +1,8 @@
 """What a code means: `value = (decode(code) - zero) * scale`, with scales and zero points shared by blocks.
 
-A `Format` prints and parses: `i4, f32 per 32` is signed 4-bit codes with one float32 scale for every 32 along the last axis;
-`u8, f32 per tensor, zero u8` is asymmetric bytes with one scale; `i8, f32 per *x*x*` is one scale per first index of a 4-D
-tensor (blocks align to the right; `*` is a whole axis; axes further left have a scale of their own).
+A `Format` prints and parses: `i4, f32 per 32` is signed 4-bit codes with one float32 scale for every 32 along the last
+axis; `u8, f32 per tensor, zero u8` is asymmetric bytes with one scale; `i8, f32 per *x*x*` is one scale per first index
+of a 4-D tensor (blocks align to the right; `*` is a whole axis; axes further left have a scale of their own).
 Where the bits lie is a `Layout`, how the codes were chosen an algorithm: neither appears here.
 """
 
@@ -23,7 +23,7 @@ Block = tuple[int | None, ...]
 
 @dataclass(frozen=True)
 class Scale:
-    """One level of scales: a dtype (`f32`, `f16`) and the block that shares one scale; `block=None` is the whole tensor."""
+    """One level of scales: a dtype (`f32`, `f16`) and the block that shares one; `block=None` is the whole tensor."""
 
     dtype: str
     block: Block | None
@@ -58,7 +58,7 @@ class Format:
                     None if match[2] == "tensor" else tuple(None if b == "*" else int(b) for b in match[2].split("x"))
                 )
                 scales.append(Scale(match[1], block))
-            elif match := re.fullmatch(r"zero ([iu][1-8]|f32|f16)", part):
+            elif zero is None and (match := re.fullmatch(r"zero ([iu][1-8]|f32|f16)", part)):
                 zero = match[1]
             else:
                 raise BadInput(

@@ -23,10 +23,15 @@ if TYPE_CHECKING:
     from .dialects.schema import OperatorSchema
 
 
-def infer_results(op: OnnxOp, schema: OperatorSchema) -> list[Attribute | None]:
-    """The result types that the operand types, attributes and constant operands of `op` imply; None where nothing follows.
+LONGEST_VECTOR = 1 << 18
+"""The library writes out the rank that a vector of lengths implies, item by item: longer ones take gigabytes, and minutes."""
 
-    Raises `VerifyException` with the library's reason where the operation cannot be right.
+
+def infer_results(op: OnnxOp, schema: OperatorSchema) -> list[Attribute | None]:
+    """The result types that operand types, attributes and constant operands of `op` imply; None where nothing follows.
+
+    The schema is one of the ONNX library. Raises `VerifyException` with the library's reason where the operation cannot
+    be right.
     """
     from .dialects.onnx import opset_of
 
@@ -59,6 +64,7 @@ class _Question:
 
 @lru_cache(maxsize=1 << 14)
 def _answer(q: _Question) -> tuple[Attribute | None, ...]:
+    assert q.schema.native is not None
     inputs: list[str] = []
     input_types: dict[str, TypeProto] = {}
     input_data: dict[str, TensorProto] = {}
@@ -70,6 +76,9 @@ def _answer(q: _Question) -> tuple[Attribute | None, ...]:
         proto = types.to_proto(type_)
         if proto.WhichOneof("value") is None:
             return ()
+        dims = proto.tensor_type.shape.dim
+        if len(dims) == 1 and dims[0].dim_value > LONGEST_VECTOR:
+            dims[0].ClearField("dim_value")
         input_types[name] = proto
         if constant is not None:
             input_data[name] = attr.from_array(constant.array, name)
@@ -79,6 +88,11 @@ def _answer(q: _Question) -> tuple[Attribute | None, ...]:
     opsets = [helper.make_opsetid("", q.opsets[0]), helper.make_opsetid(q.schema.domain, q.opsets[1])]
     found = shape_inference.infer_node_outputs(q.schema.native, node, input_types, input_data, None, opsets)
     return tuple(types.from_proto(found[name]) if name in found else None for name in node.output)
+
+
+def forget() -> None:
+    """Drop the kept answers, as a measurement of inference must."""
+    _answer.cache_clear()
 
 
 def constant_of(value: SSAValue) -> np.ndarray | None:

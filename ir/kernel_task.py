@@ -1,8 +1,8 @@
 """The seam between what must be computed and how: `KernelTask -> choices -> Choice -> resolved layout -> pack_weights`.
 
-A backend turns each `q` operation into a `KernelTask` and offers `Choice`s for it. Whoever drives the compilation (the default
-order, a database of measurements, a tuner) picks one; only then does the weight get a layout, and packing comes last. A choice
-changes speed and where bits lie, never what is computed.
+A backend turns each `q` operation into a `KernelTask` and offers `Choice`s for it. Whoever drives the compilation (the
+default order, a database of measurements, a tuner) picks one; only then does the weight get a layout, and packing comes
+last. A choice changes speed and where bits lie, never what is computed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class KernelTask:
 
 @dataclass(frozen=True)
 class Choice:
-    """One way to compute a task: a kernel of the backend, where the weight's codes and zero points lie, and its parameters."""
+    """One way to compute a task: a kernel of the backend, where the weight's bits lie, and its parameters."""
 
     kernel: str
     layout: Layout
@@ -79,7 +79,7 @@ def assign(
     offers: Callable[[KernelTask], Sequence[Choice]],
     pick: Picker = cheapest,
 ) -> list[Assignment]:
-    """Pick a choice for every task; equal tasks get equal choices. `BadInput` where a picker returns what was not offered."""
+    """Pick a choice for every task; equal tasks get equal choices. `BadInput` where a pick was not offered."""
     made: dict[KernelTask, Choice] = {}
     assignments: list[Assignment] = []
     for op, task in tasks:

@@ -1,7 +1,7 @@
 """What a pass is: a frozen dataclass with typed options that rewrites a `Program` in place.
 
-Most passes are a `Rewrite`: they look at one operation at a time, and either replace it (True), see nothing of theirs (False), or
-decline with the reason that `--explain` prints (a string).
+Most passes are a `Rewrite`: they look at one operation at a time, and either replace it (True), see nothing of theirs
+(False), or decline with the reason that `--explain` prints (a string).
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Rewrite(Pass):
 
     @abstractmethod
     def rewrite(self, op: Operation, program: Program) -> bool | str:
-        """Rewrite at `op`: True where replaced, False where the pattern is not there, a reason where it is but must stay."""
+        """Rewrite at `op`: True where replaced, False where the pattern is not there, a reason where it must stay."""
 
 
 def _name(op: Operation) -> str:
@@ -88,7 +88,7 @@ def builder(op: Operation, program: Program) -> Builder:
 
 
 def replace(op: Operation, value: SSAValue) -> None:
-    """Let `value` stand for the first result of `op`, keeping its name, and erase `op`, whose other results nothing reads."""
+    """Let `value` stand for the first result of `op`, keeping its name, and erase `op`; nothing reads other results."""
     if value.name_hint is None or op.results[0].name_hint:
         value.name_hint = op.results[0].name_hint
     op.results[0].replace_all_uses_with(value)

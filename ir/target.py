@@ -1,4 +1,4 @@
-"""A target is data: what a machine can do, read from `ir/targets/NAME.toml`. Code asks for a capability, never for a name."""
+"""A target is data: what a machine can do, from `ir/targets/NAME.toml`. Code asks for a capability, not for a name."""
 
 from __future__ import annotations
 

@@ -1,15 +1,18 @@
-"""The types of the IR, and their one mapping to ONNX element types, numpy dtypes and the type strings of operator schemas.
+"""The types of the IR, and their one mapping to ONNX element types, numpy dtypes and type strings of operator schemas.
 
 A tensor with symbolic dimensions is a builtin tensor whose encoding names them:
-`tensor<?x3x?xf32, #onnx.dims<"batch", "", "width">>`. A quantized tensor is `!q.tensor<tensor<64x32xf32>, "i4, f32 per 32">`:
-the tensor that it expresses, the `Format` of its codes, and, once a kernel is chosen, the `Layout` of their bits.
+`tensor<?x3x?xf32, #onnx.dims<"batch,,width">>`. A quantized tensor is
+`!q.tensor<tensor<64x32xf32>, "i4, f32 per 32">`: the tensor that it expresses, the `Format` of its codes, and, once a
+kernel is chosen, the `Layout` of their bits.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any, TypeGuard
 
 import ml_dtypes
 import numpy as np
@@ -25,6 +28,7 @@ from xdsl.utils.exceptions import VerifyException
 from .errors import NotSupported
 from .format import Format
 from .layout import Layout
+from .strings import parse_string
 
 Dim = int | str | None
 """A dimension: its extent, its symbol, or None where nothing is known."""
@@ -32,21 +36,31 @@ Dim = int | str | None
 
 @irdl_attr_definition
 class DimsAttr(ParametrizedAttribute):
-    """Names of symbolic dimensions, one string a dimension; empty where the dimension is fixed or has no name."""
+    """Names of symbolic dimensions, separated by commas; empty where the dimension is fixed or has no name."""
 
     name = "onnx.dims"
-    symbols: builtin.ArrayAttr[StringAttr]
+    text: StringAttr
+
+    @staticmethod
+    def of(symbols: Sequence[str]) -> DimsAttr:
+        """The attribute for one name a dimension; a comma inside a name is written `%2C`."""
+        return DimsAttr(StringAttr(",".join(s.replace("%", "%25").replace(",", "%2C") for s in symbols)))
+
+    @property
+    def symbols(self) -> list[str]:
+        """One name a dimension."""
+        return [s.replace("%2C", ",").replace("%25", "%") for s in self.text.data.split(",")]
 
     @classmethod
     def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:
-        """Parse `<"batch", "", "width">`."""
-        names = parser.parse_comma_separated_list(parser.Delimiter.ANGLE, parser.parse_str_literal)
-        return [builtin.ArrayAttr([StringAttr(name) for name in names])]
+        """Parse `<"batch,,width">`."""
+        with parser.in_angle_brackets():
+            return [StringAttr(parser.parse_str_literal())]
 
     def print_parameters(self, printer: Printer) -> None:
-        """Print `<"batch", "", "width">`."""
+        """Print `<"batch,,width">`."""
         with printer.in_angle_brackets():
-            printer.print_list(self.symbols.data, lambda s: printer.print_string_literal(s.data))
+            printer.print_string_literal(self.text.data)
 
 
 @irdl_attr_definition
@@ -98,8 +112,10 @@ class QuantizedType(ParametrizedAttribute, TypeAttribute):
     layout_text: StringAttr
 
     @staticmethod
-    def of(expressed: TensorType[Attribute], fmt: Format, layout: Layout | None = None) -> QuantizedType:
-        """The type of `expressed` held in `fmt`, with its bits where `layout` says."""
+    def of(expressed: Attribute, fmt: Format, layout: Layout | None = None) -> QuantizedType:
+        """The type of the tensor `expressed` held in `fmt`, with its bits where `layout` says."""
+        if not is_ranked(expressed):
+            raise VerifyException(f"!q.tensor: expected a tensor of known rank, found {expressed}")
         return QuantizedType(expressed, StringAttr(str(fmt)), StringAttr(str(layout) if layout else ""))
 
     @property
@@ -169,7 +185,7 @@ def _rows() -> list[Element]:
         return IntegerType(bits, Signedness.SIGNLESS if signed else Signedness.UNSIGNED)
 
     t = TensorProto
-    table: list[tuple[int, Attribute, object, str, str]] = [
+    table: list[tuple[int, Attribute, type[Any], str, str]] = [
         (t.FLOAT, builtin.f32, np.float32, "float", "F32"),
         (t.DOUBLE, builtin.f64, np.float64, "double", "F64"),
         (t.FLOAT16, builtin.f16, np.float16, "float16", "F16"),
@@ -197,7 +213,7 @@ def _rows() -> list[Element]:
         (t.COMPLEX128, builtin.ComplexType(builtin.f64), np.complex128, "complex128", ""),
         (t.STRING, StringType(), np.object_, "string", ""),
     ]
-    return [Element(o, ir, np.dtype(n), s, st) for o, ir, n, s, st in table]  # pyright: ignore[reportArgumentType, reportCallIssue, reportUnknownArgumentType]
+    return [Element(o, ir, np.dtype(n), s, st) for o, ir, n, s, st in table]
 
 
 ELEMENTS = _rows()
@@ -222,20 +238,23 @@ def tensor_type(
     if dims is None:
         return UnrankedTensorType(element)
     symbols = [d if isinstance(d, str) else "" for d in dims]
-    encoding = DimsAttr(builtin.ArrayAttr([StringAttr(s) for s in symbols])) if any(symbols) else NoneAttr()
+    encoding = DimsAttr.of(symbols) if any(symbols) else NoneAttr()
     return TensorType(element, [d if isinstance(d, int) else builtin.DYNAMIC_INDEX for d in dims], encoding)
 
 
+def is_ranked(type_: Attribute) -> TypeGuard[TensorType[Attribute]]:
+    """Whether a type is a tensor of known rank."""
+    return isinstance(type_, TensorType)
+
+
 def dims_of(type_: Attribute) -> tuple[Dim, ...] | None:
-    """The dimensions of a tensor type, or of the tensor that a quantized type expresses; None where the rank is unknown."""
+    """The dimensions of a tensor type (of the expressed tensor where quantized); None where the rank is unknown."""
     if isinstance(type_, QuantizedType):
         type_ = type_.expressed
     if not isinstance(type_, TensorType):
         return None
     extents = [d.data for d in type_.shape.data]
-    symbols = (
-        [s.data for s in type_.encoding.symbols.data] if isinstance(type_.encoding, DimsAttr) else [""] * len(extents)
-    )
+    symbols = type_.encoding.symbols if isinstance(type_.encoding, DimsAttr) else [""] * len(extents)
     return tuple(e if e >= 0 else (s or None) for e, s in zip(extents, symbols, strict=True))
 
 
@@ -245,10 +264,14 @@ def numpy_type(array: np.ndarray) -> TensorType[Attribute]:
 
 
 def element_type(type_: Attribute) -> Attribute:
-    """The element type of a tensor type (of the expressed tensor where quantized); `UnknownType` where there is none."""
-    if isinstance(type_, QuantizedType):
-        type_ = type_.expressed
-    return type_.element_type if isinstance(type_, TensorType | UnrankedTensorType) else UnknownType()
+    """The element type of a tensor (of the expressed one where quantized); `UnknownType` where there is none."""
+    match type_:
+        case QuantizedType():
+            return type_.expressed.element_type
+        case TensorType() | UnrankedTensorType():
+            return type_.element_type
+        case _:
+            return UnknownType()
 
 
 def from_proto(proto: TypeProto) -> Attribute:
@@ -276,10 +299,14 @@ def from_proto(proto: TypeProto) -> Attribute:
             )
 
 
+_INVENTED = re.compile(r"unk__\d+")
+"""Names that ONNX shape inference gives to dimensions it knows nothing about."""
+
+
 def _dim(value: int | str) -> Dim:
     if isinstance(value, int):
         return value if value >= 0 else None
-    return value if value not in ("", "?") else None
+    return None if value in ("", "?") or _INVENTED.fullmatch(value) else value
 
 
 def to_proto(type_: Attribute) -> TypeProto:

@@ -1,4 +1,4 @@
-"""How far two sets of outputs are apart: signal to quantization noise in decibels, and the largest absolute difference."""
+"""How far two sets of outputs are apart: signal to quantization noise in decibels, and the largest difference."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -137,11 +138,12 @@ def _entries(path: Path) -> dict[str, _Entry]:
         raw = json.loads(header.pop(name, {}).get(_RAW, "{}"))
         for name, entry in header.items():
             schema, shape = raw.get(name, (_SCHEMAS.get(entry["dtype"], ""), entry["shape"]))
-            dtype, (begin, end) = element_of(schema).numpy, entry["data_offsets"]
+            dtype, shape = element_of(schema).numpy, tuple(map(index, shape))
+            begin, end = map(index, entry["data_offsets"])
             fits = 0 <= begin <= end <= size - start and end - begin == math.prod(shape) * dtype.itemsize
             if not fits or any(d < 0 for d in shape):
                 raise ValueError(f"{shape} of {dtype} at {begin} to {end}")
-            entries[name] = (dtype, tuple(map(int, shape)), Extent(start + begin, end - begin))
+            entries[name] = (dtype, shape, Extent(start + begin, end - begin))
     except (AttributeError, KeyError, NotSupported, TypeError, ValueError) as error:
         hint = "the file is damaged: make it again"
         raise BadInput(f"{path}: tensor {name!r} does not fit the file", hint=hint) from error

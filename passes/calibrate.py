@@ -12,7 +12,6 @@ from xdsl.ir import BlockArgument, SSAValue
 
 from qcc.ir import types
 from qcc.ir.dialects.graph_op import GraphOp
-from qcc.ir.dialects.q import Weight
 from qcc.ir.errors import BadInput
 from qcc.ir.execute import Reference
 from qcc.ir.program import Program
@@ -60,7 +59,7 @@ def calibrate(
 def _candidates(program: Program) -> list[SSAValue]:
     values: list[SSAValue] = [a for a in program.body.args if _is_float(a)]
     for op in program.body.ops:
-        if isinstance(op, GraphOp) and not isinstance(op, Weight) and op.name != "onnx.Constant":
+        if isinstance(op, GraphOp) and op.node and op.name != "onnx.Constant":
             values.extend(r for r in op.results if _is_float(r) and r.first_use is not None)
     return values
 

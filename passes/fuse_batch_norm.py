@@ -45,7 +45,9 @@ class FuseBatchNorm(Rewrite):
         build = builder(op, program)
         x, dtype = op.operands[0], gamma.dtype
         scale, shift = (v.astype(dtype).reshape(shape) for v in (a, c))
-        scaled = build.binary("Mul", x, build.weight(program.weights.add(f"{op.node}.scale", scale), scale))
-        shifted = build.binary("Add", scaled, build.weight(program.weights.add(f"{op.node}.shift", shift), shift))
-        replace(op, shifted)
+        value = x
+        for name, kind, constant in ((f"{op.node}.scale", "Mul", scale), (f"{op.node}.shift", "Add", shift)):
+            weight = build.weight(program.weights.add(name, constant), constant)
+            value = build.op(f"onnx.{kind}", [value, weight], x.type, node=name)
+        replace(op, value)
         return True

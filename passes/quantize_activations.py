@@ -17,7 +17,7 @@ from xdsl.rewriter import InsertPoint, Rewriter
 
 from qcc.ir import types
 from qcc.ir.dialects.onnx import OnnxOp
-from qcc.ir.dialects.q import Conv, Dequantize, Linear, Quantize
+from qcc.ir.dialects.q import Conv, Dequantize, Linear, Quantize, Weight
 from qcc.ir.errors import BadInput
 from qcc.ir.expand import Builder
 from qcc.ir.format import Format
@@ -90,7 +90,9 @@ class _Ranges:
     observer: str
 
     def __contains__(self, value: object) -> bool:
-        return isinstance(value, SSAValue) and types.dims_of(value.type) is not None and key_of(value) in self.statistics
+        if not isinstance(value, SSAValue) or isinstance(value.owner, Weight) or types.dims_of(value.type) is None:
+            return False
+        return key_of(value) in self.statistics
 
     def parameters(self, value: SSAValue) -> tuple[np.ndarray, np.ndarray | None]:
         """Scale (float32 scalar) and zero point of a value."""

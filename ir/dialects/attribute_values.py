@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xdsl.utils.exceptions import VerifyException
 
@@ -16,29 +16,26 @@ if TYPE_CHECKING:
 
 
 def check_values(op: OnnxOp) -> None:
-    """Raise `VerifyException` where a text attribute holds a word the operator does not know, or a count is not positive."""
+    """Raise `VerifyException` where an attribute holds a word that the operator lacks, or a count is not positive."""
     for name, value in op.parameters.items():
         allowed = _words().get(f"{op.op_type}.{name}") or _words().get(name)
         held = attr.to_python(value)
         words = held if isinstance(held, list) else [held]
-        if allowed and any(isinstance(w, str) and w not in allowed for w in words):  # pyright: ignore[reportUnknownVariableType]
+        if allowed and any(isinstance(w, str) and w not in allowed for w in words):
             raise VerifyException(f"{op.where()}: attribute {name!r} is {held!r}, expected one of {allowed}")
-        if name in _positive() and any(isinstance(w, int) and w < 1 for w in words):  # pyright: ignore[reportUnknownVariableType]
+        if name in _positive() and any(isinstance(w, int) and w < 1 for w in words):
             raise VerifyException(f"{op.where()}: attribute {name!r} is {held!r}, expected positive integers")
 
 
 @cache
-def _table() -> dict[str, object]:
+def _table() -> dict[str, Any]:
+    """Any: what TOML holds; the two functions below say it."""
     return tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
 
 
 def _words() -> dict[str, list[str]]:
-    words = _table()["words"]
-    assert isinstance(words, dict)
-    return words  # pyright: ignore[reportUnknownVariableType]
+    return _table()["words"]
 
 
 def _positive() -> list[str]:
-    names = _table()["positive"]
-    assert isinstance(names, list)
-    return names  # pyright: ignore[reportUnknownVariableType]
+    return _table()["positive"]

@@ -2,13 +2,14 @@
 
     %y = onnx.Clip "clip_3"(%x, _, %max) {...} : tensor<1x64xf32>
 
-The name in quotes is the node's; `_` is an optional operand left out. Operands must be defined above, so their types are not
-repeated. Subgraphs (the branches of If, the bodies of Loop and Scan) are regions that see the values around them.
+The name in quotes is the node's; `_` is an optional operand left out. Operands must be defined above, so their types
+are not repeated. Subgraphs (the branches of If, the bodies of Loop and Scan) are regions that see the values around
+them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Self
 
 from xdsl.dialects.builtin import DenseArrayBase
@@ -19,6 +20,7 @@ from xdsl.printer import Printer
 from xdsl.traits import IsTerminator
 
 from .. import attributes as attr
+from ..strings import parse_optional_string
 
 _ABSENT = "absent"
 _NODE = "node"
@@ -35,7 +37,7 @@ class GraphOp(Operation):
         self,
         operands: Sequence[SSAValue | None],
         result_types: Sequence[Attribute],
-        attributes: dict[str, object] | None = None,
+        attributes: Mapping[str, object] | None = None,
         *,
         node: str = "",
         regions: Sequence[Region] = (),
@@ -67,10 +69,9 @@ class GraphOp(Operation):
         absent = self.properties.get(_ABSENT)
         if absent is None:
             return list(self.operands)
-        assert isinstance(absent, DenseArrayBase)
         slots: list[SSAValue | None] = list(self.operands)
-        for index in absent.get_values():
-            slots.insert(int(index), None)
+        for index in attr.integers_of(absent):
+            slots.insert(index, None)
         return slots
 
     def slot(self, index: int) -> SSAValue | None:
@@ -103,9 +104,11 @@ class GraphOp(Operation):
 
     def integers(self, name: str, default: Sequence[int] = ()) -> list[int]:
         """A list of integers, or `default`."""
-        value = self.get(name, list(default))
+        if name not in self.properties:
+            return list(default)
+        value = attr.to_python(self.properties[name])
         assert isinstance(value, list)
-        return [int(v) for v in value]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+        return [int(v) for v in value]
 
     def where(self) -> str:
         """How errors name this operation."""
@@ -134,15 +137,15 @@ class GraphOp(Operation):
     @classmethod
     def parse(cls, parser: Parser) -> Self:
         """Parse what `print` prints."""
-        node = parser.parse_optional_str_literal() or ""
+        node = parse_optional_string(parser) or ""
         slots = parser.parse_comma_separated_list(parser.Delimiter.PAREN, lambda: _parse_slot(parser))
         properties = parser.parse_optional_attr_dict()
         if _ABSENT in properties:
             parser.raise_error("an operand left out is written `_`, not as an attribute")
         regions = _regions(parser) if parser.parse_optional_punctuation("(") else []
-        result_types: list[Attribute] = []
+        result_types: Sequence[Attribute] = []
         if parser.parse_optional_punctuation(":"):
-            result_types = parser.parse_comma_separated_list(parser.Delimiter.NONE, parser.parse_type)  # pyright: ignore[reportAssignmentType]
+            result_types = parser.parse_comma_separated_list(parser.Delimiter.NONE, parser.parse_type)
         op = cls.__new__(cls)
         GraphOp.__init__(op, slots, result_types, dict(properties), node=node, regions=regions)
         return op

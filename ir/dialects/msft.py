@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 from onnx import AttributeProto
 from onnxruntime.capi.onnxruntime_pybind11_state import get_all_operator_schema
 
 from .schema import AttributeSpec, Formal, OperatorSchema
+
+if TYPE_CHECKING:
+    from onnxruntime.capi.onnxruntime_pybind11_state.schemadef import OpSchema
 
 _ATTRIBUTE_TYPES: dict[str, int] = dict(AttributeProto.AttributeType.items())
 
@@ -19,10 +22,8 @@ def operator_schemas() -> dict[str, OperatorSchema]:
     return {s.name: _convert(s) for s in get_all_operator_schema() if s.domain == "com.microsoft" and not s.deprecated}
 
 
-def _convert(schema: Any) -> OperatorSchema:
-    """Any: the classes of the extension module carry no types."""
-
-    def formal(f: Any) -> Formal:
+def _convert(schema: OpSchema) -> OperatorSchema:
+    def formal(f: OpSchema.FormalParameter) -> Formal:
         return Formal(f.name, f.option.name.lower(), f.typeStr, frozenset(f.types), f.isHomogeneous)
 
     return OperatorSchema(

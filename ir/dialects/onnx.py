@@ -1,8 +1,9 @@
 """The dialects of ONNX operators, one class an operator, generated from the schemas.
 
-The version of a schema in force is the opset that the module imports (`onnx.opset` on the module), so one class serves every
-version of its operator. The verifier holds an operation to that schema: which operands and results it may have and of which
-types, which attributes with which types and values, and whatever the operator's own shape inference has to say.
+The version of a schema in force is the opset that the module imports (`onnx.opset` on the module), so one class serves
+every version of its operator. The verifier holds an operation to that schema: which operands and results it may have
+and of which types, which attributes with which types and values, and whatever the operator's own shape inference has to
+say.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     %q = q.quantize(%x, %scale, %zero) : !q.tensor<tensor<?x128xf32>, "u8, f32 per tensor, zero u8">
     %y = q.linear "fc"(%q, %w, %bias) : tensor<?x64xf32>
 
-Each operation *means* its expansion into standard operators over the codes (`ir/expand.py`): that is definition, reference and
-fallback at once. Results of linear and conv are float; the accumulation order is not part of the meaning.
+Each operation *means* its expansion into standard operators over the codes (`ir/expand.py`): that is definition,
+reference and fallback at once. Results of linear and conv are float; the accumulation order is not part of the meaning.
 """
 
 from __future__ import annotations
@@ -20,15 +20,17 @@ from xdsl.utils.exceptions import VerifyException
 
 from .. import types
 from ..layout import Layout
+from ..strings import parse_string
 from ..types import QuantizedType
 from .graph_op import GraphOp
 
 
 @irdl_op_definition
 class Weight(IRDLOperation):
-    """A tensor of the weight store. A quantized one reads the parts `name.codes`, `name.scale` and, where asymmetric, `name.zero`.
+    """A tensor of the weight store.
 
-    The type carries the layout of packed codes; `zero "..."` that of packed zero points.
+    A quantized one reads the parts `name.codes`, `name.scale` and, where asymmetric, `name.zero`. The type carries the
+    layout of packed codes; `zero "..."` that of packed zero points.
     """
 
     name = "q.weight"
@@ -64,7 +66,7 @@ class Weight(IRDLOperation):
     @classmethod
     def parse(cls, parser: Parser) -> Weight:
         """Parse what `print` prints."""
-        key = parser.parse_str_literal()
+        key = parse_string(parser)
         zero = Layout.parse(parser.parse_str_literal()) if parser.parse_optional_keyword("zero") else None
         parser.parse_punctuation(":")
         return Weight(key, parser.parse_type(), zero)
@@ -100,7 +102,10 @@ class QuantizedOp(GraphOp):
 
 
 class Quantize(QuantizedOp):
-    """Float to codes. With `scale` (and `zero`) the parameters are fixed; without, they follow from each block of the data at run time."""
+    """Float to codes.
+
+    With `scale` (and `zero`) the parameters are fixed; without, they follow from each block of the data at run time.
+    """
 
     name = "q.quantize"
     formals = ("x", "scale", "zero")
@@ -155,7 +160,7 @@ class Linear(QuantizedOp):
 
 
 class Conv(QuantizedOp):
-    """ONNX `Conv` or `ConvTranspose` (attribute `transposed`) with a quantized weight; the attributes are ONNX's own."""
+    """ONNX `Conv` or `ConvTranspose` (attribute `transposed`) of a quantized weight; other attributes are ONNX's."""
 
     name = "q.conv"
     formals = ("x", "w", "bias")

@@ -7,8 +7,9 @@ The ONNX registry (`onnx.defs`) describes the standard domains at every version;
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import cache
-from typing import Any
+from typing import cast
 
 import onnx
 from onnx import AttributeProto
@@ -27,7 +28,7 @@ DOMAINS = {dialect: domain for domain, dialect in DIALECTS.items()}
 
 @dataclass(frozen=True)
 class Formal:
-    """One formal input or output. `types` are schema strings such as `tensor(float)`; `type_var` binds formals together."""
+    """One formal input or output. `types` are schema strings such as `tensor(float)`; `type_var` binds formals."""
 
     name: str
     option: str
@@ -58,8 +59,8 @@ class OperatorSchema:
     arity_in: tuple[int, int]
     arity_out: tuple[int, int]
     attributes: dict[str, AttributeSpec]
-    native: Any
-    """The `onnx.defs.OpSchema` for inference; None for schemas of ONNX Runtime (whose class the stubs do not describe)."""
+    native: onnx.defs.OpSchema | None
+    """For inference; None for schemas of ONNX Runtime, which that library does not expose."""
 
     def __hash__(self) -> int:
         return hash((self.domain, self.name, self.since_version))
@@ -102,13 +103,16 @@ def latest_opset(domain: str) -> int:
 
 
 def _from_onnx(schema: onnx.defs.OpSchema) -> OperatorSchema:
-    def formal(f: onnx.defs.OpSchema.FormalParameter) -> Formal:
-        return Formal(f.name, f.option.name.lower(), f.type_str, frozenset(f.types), f.is_homogeneous)
+    """The casts say what onnx's own type hints leave out: these two are enumerations."""
 
-    attributes = {
-        name: AttributeSpec(a.type.value, a.required, a.default_value if a.default_value.name else None)
-        for name, a in schema.attributes.items()
-    }
+    def formal(f: onnx.defs.OpSchema.FormalParameter) -> Formal:
+        option = cast(IntEnum, f.option).name.lower()
+        return Formal(f.name, option, f.type_str, frozenset(f.types), f.is_homogeneous)
+
+    def attribute(a: onnx.defs.OpSchema.Attribute) -> AttributeSpec:
+        default = a.default_value if a.default_value.name else None
+        return AttributeSpec(cast(IntEnum, a.type).value, a.required, default)
+
     return OperatorSchema(
         schema.domain,
         schema.name,
@@ -117,7 +121,7 @@ def _from_onnx(schema: onnx.defs.OpSchema) -> OperatorSchema:
         tuple(map(formal, schema.outputs)),
         (schema.min_input, schema.max_input),
         (schema.min_output, schema.max_output),
-        attributes,
+        {name: attribute(a) for name, a in schema.attributes.items()},
         schema,
     )
 

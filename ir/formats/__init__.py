@@ -1,6 +1,7 @@
 """Element families: one file a family, and this folder is the registry.
 
-A family module offers `parse(name) -> ElementFamily | None` and `EXAMPLES`, the names to list. To add a family, add a file.
+A family module offers `parse(name) -> ElementFamily | None` and `EXAMPLES`, the names to list. To add a family, add a
+file.
 """
 
 from __future__ import annotations

@@ -115,3 +115,13 @@ def input_specs(program: Program) -> list[InputSpec]:
             )
         specs.append(InputSpec(port.name, dims, types.element_of(types.element_type(port.type)).numpy))
     return specs
+
+
+def refuse_collections(program: Program) -> None:
+    """`NotSupported` for outputs that are not tensors: an artifact gives arrays."""
+    for port in program.results():
+        if types.schema_string(port.type).startswith(("seq", "map", "optional")):
+            raise NotSupported(
+                f"output {port.name!r} is of type {types.schema_string(port.type)}, not a tensor",
+                hint="cut the model before the operator that gives it",
+            )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -15,7 +16,7 @@ from qcc.backends.artifact import require_free, writing
 from qcc.backends.runtime import Artifact
 from qcc.frontend.images import ImageOptions
 from qcc.ir import target as targets
-from qcc.ir.errors import CheckFailed, NotSupported
+from qcc.ir.errors import BadInput, CheckFailed, NotSupported
 from qcc.ir.execute import run_all
 from qcc.ir.kernel_task import Picker, cheapest
 from qcc.ir.program import Program
@@ -25,7 +26,7 @@ from qcc.passes import observers, pipeline, schemes
 from qcc.passes.calibrate import calibrate
 from qcc.passes.selection import check_patterns
 
-from .capture import capture, input_specs
+from .capture import capture, input_specs, refuse_collections
 from .data import load_data
 from .options import Options
 from .package import package
@@ -79,12 +80,15 @@ def compile(
             )
         return Artifact(Path(output), manifest)
     place = Path(tempfile.mkdtemp(prefix="qcc-"))
-    holder = place / "artifact.qcc"
-    with writing(holder, force=False) as folder:
-        manifest = _compile(
-            model, inputs, options, calibration, folder, _name_of(model, None), progress or Silent(), pick
-        )
-    return Artifact(holder, manifest, temporary=True)
+    try:
+        with writing(place / "artifact.qcc", force=False) as folder:
+            manifest = _compile(
+                model, inputs, options, calibration, folder, _name_of(model, None), progress or Silent(), pick
+            )
+    except BaseException:
+        shutil.rmtree(place, ignore_errors=True)
+        raise
+    return Artifact(place / "artifact.qcc", manifest, temporary=place)
 
 
 def plan(model: object, inputs: Any = None, *, progress: Progress | None = None, **options_: Any) -> Plan:
@@ -126,6 +130,7 @@ def _quantize(model: object, inputs: Any, options: Options, calibration: Any, wo
     check_patterns(options.ignore, names, "--ignore")
     check_patterns(options.include, names, "--include")
     program = captured.program
+    refuse_collections(program)
     data = load_data(captured, input_specs(program), calibration, options)
     state = State(captured.name, program, data, program.weights.bytes, program)
     progress.stage("run the float model")
@@ -199,20 +204,25 @@ def _options(given: Mapping[str, Any]) -> Options:
     if strange:
         raise TypeError(f"compile() got an unexpected keyword argument {strange[0]!r}")
     values = {k: v for k, v in given.items() if k in known and v is not None}
-    calibration = given.get("calibration")
-    values["calibration"] = (
-        calibration
-        if isinstance(calibration, str)
-        else os.fspath(calibration)
-        if isinstance(calibration, os.PathLike)
-        else "samples"
-        if calibration
-        else ""
-    )
-    values["ignore"], values["include"] = tuple(given.get("ignore") or ()), tuple(given.get("include") or ())
-    if values.get("min_sqnr") is not None and not np.isfinite(values["min_sqnr"]):
-        raise NotSupported("min_sqnr must be a finite number of decibels")
+    values["calibration"] = _described(given.get("calibration"))
+    for name in ("ignore", "include"):
+        patterns = given.get(name) or ()
+        values[name] = (patterns,) if isinstance(patterns, str) else tuple(patterns)
     return Options(**values)
+
+
+def _described(calibration: Any) -> str:
+    """A path or word as it is, `samples` for samples in memory, empty for none. Any: whatever the user gave."""
+    if calibration is None:
+        return ""
+    if isinstance(calibration, str | os.PathLike):
+        return os.fspath(calibration)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    if not isinstance(calibration, Sequence) or not all(isinstance(s, Mapping) for s in calibration):  # pyright: ignore[reportUnknownVariableType]
+        raise BadInput(
+            "the calibration data is neither a path nor a list of samples",
+            hint='pass a path, or samples by input name: [{"x": array}, ...]',
+        )
+    return "samples" if calibration else ""
 
 
 def _names(program: Program) -> list[str]:

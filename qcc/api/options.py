@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -60,5 +61,15 @@ class Options:
             )
         if self.calibration_limit < 1:
             raise BadInput("the calibration limit must be at least 1")
+        if self.seed < 0:
+            raise BadInput(f"the seed is {self.seed}: it must not be negative")
+        check_gates(self.min_sqnr, self.max_error)
         if targets.load(self.target).device != "cpu":
             raise NotSupported(f"target {self.target!r} has no backend yet", hint="use --target cpu")
+
+
+def check_gates(min_sqnr: float | None, max_error: float | None) -> None:
+    """`BadInput` for a gate that no result could fail, or pass: NaN."""
+    for name, gate in (("min_sqnr", min_sqnr), ("max_error", max_error)):
+        if gate is not None and math.isnan(gate):
+            raise BadInput(f"{name} is not a number", hint="give a number of decibels, or an absolute error")

@@ -22,7 +22,7 @@ from qcc.ir.verify import Comparison, Difference, compare
 
 from .capture import capture, input_specs
 from .data import index_bounds
-from .options import Options
+from .options import Options, check_gates
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ def verify(
     figure in its manifest. Raises `BadInput` where the folder is no artifact; a failed check is a report with
     `ok=False`.
     """
+    check_gates(min_sqnr, max_error)
     folder = artifact.folder if isinstance(artifact, Artifact) else Path(artifact)
     manifest = read_manifest(folder)
     changed = tuple(changed_files(folder, manifest))

@@ -23,31 +23,22 @@ def command(
     del debug
     import os
     import time
-    import zipfile
-
-    import numpy as np
 
     from qcc import api
+    from qcc.backends.arrays import read_arrays, write_arrays
     from qcc.backends.runtime import describe
     from qcc.ir.errors import BadInput
 
     screen = Screen(as_json=json, quiet=quiet)
     loaded = api.load(artifact, threads=threads)
-    try:
-        with np.load(input, allow_pickle=False) as data:
-            feeds = {name: data[name] for name in data.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        wanted = "; ".join(map(describe, loaded.inputs))
-        raise BadInput(
-            f"{input}: not an .npz file of plain arrays: {error}",
-            hint=f"save one with numpy.savez; the artifact takes {wanted}",
-        ) from error
+    wanted = "; ".join(map(describe, loaded.inputs))
+    feeds = read_arrays(input, hint=f"save arrays with numpy.savez; the artifact takes {wanted}")
     begin = time.perf_counter()
     outputs = loaded(feeds)
     seconds = time.perf_counter() - begin
     temporary = output.with_name(f".{output.name}.tmp.npz")
     try:
-        np.savez(temporary, allow_pickle=False, **outputs)
+        write_arrays(temporary, outputs)
         os.replace(temporary, output)
     except OSError as error:
         raise BadInput(

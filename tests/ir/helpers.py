@@ -94,7 +94,8 @@ def bits_of(array: np.ndarray) -> bytes:
     if array.dtype.kind in "fc" or array.dtype.name.startswith(("float", "bfloat")):
         if array.dtype == ml_dtypes.float4_e2m1fn:
             return array.tobytes()
-        array = np.where(np.isnan(array), np.array(np.nan, array.dtype), array)
+        with np.errstate(invalid="ignore"):
+            array = np.where(np.isnan(array), np.array(np.nan, array.dtype), array)
     return array.tobytes()
 
 

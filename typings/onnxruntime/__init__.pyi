@@ -1,0 +1,38 @@
+"""The part of ONNX Runtime that qcc uses, with types: the package has none of its own."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+__version__: str
+
+class GraphOptimizationLevel:
+    ORT_DISABLE_ALL: GraphOptimizationLevel
+    ORT_ENABLE_BASIC: GraphOptimizationLevel
+    ORT_ENABLE_ALL: GraphOptimizationLevel
+
+class OrtValue:
+    @staticmethod
+    def ortvalue_from_numpy(numpy_obj: np.ndarray, /) -> OrtValue: ...
+    @staticmethod
+    def ortvalue_from_numpy_with_onnx_type(data: np.ndarray, /, onnx_element_type: int) -> OrtValue: ...
+
+class SessionOptions:
+    graph_optimization_level: GraphOptimizationLevel
+    intra_op_num_threads: int
+    log_severity_level: int
+    def add_external_initializers(self, names: list[str], values: list[OrtValue]) -> None: ...
+    def add_session_config_entry(self, key: str, value: str) -> None: ...
+
+class NodeArg:
+    @property
+    def name(self) -> str: ...
+
+class InferenceSession:
+    def __init__(
+        self, path_or_bytes: str | bytes, sess_options: SessionOptions | None = None, *, providers: Sequence[str]
+    ) -> None: ...
+    def get_inputs(self) -> list[NodeArg]: ...
+    def get_outputs(self) -> list[NodeArg]: ...
+    def run(self, output_names: Sequence[str] | None, input_feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Sequences come as lists and maps as dicts; the networks that qcc runs give tensors."""
