@@ -16,7 +16,8 @@ def read_arrays(path: Path, *, hint: str) -> dict[str, np.ndarray]:
     """Every array of a file; `BadInput` where it is no `.npz` file, is damaged, or holds anything but plain arrays."""
     try:
         if not zipfile.is_zipfile(path):
-            raise BadInput(f"{path}: not an .npz file, or truncated" if path.exists() else f"{path}: no such file", hint=hint)
+            reason = "not an .npz file, or truncated" if path.exists() else "no such file"
+            raise BadInput(f"{path}: {reason}", hint=hint)
         with np.load(path, allow_pickle=False) as data:
             arrays = {name: data[name] for name in data.files}
     except (OSError, ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:

@@ -1,17 +1,18 @@
-"""An artifact is a folder: `manifest.json`, `module.mlir`, `weights.safetensors`, `samples.npz` and the backend's own files.
+"""An artifact is a folder: `manifest.json`, `module.mlir`, `weights.safetensors`, `samples.npz`, the backend's files.
 
-The manifest names every other file with its SHA-256. The folder is written beside its place and renamed: it is whole or absent.
+The manifest names every other file with its SHA-256. The folder is written beside its place and renamed: it is whole or
+absent.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -112,20 +113,21 @@ def read_manifest(folder: Path) -> Manifest:
         ) from error
     try:
         data = json.loads(text)
-        version = data.get("schema_version") if isinstance(data, dict) else None
-        if isinstance(version, int) and version > SCHEMA_VERSION:
-            raise BadInput(
-                f"{folder}: written by a newer qcc (schema {version}, this one reads {SCHEMA_VERSION})",
-                hint="update qcc",
-            )
-        return Manifest.model_validate(data)
-    except (ValueError, ValidationError) as error:
+        match data:
+            case {"schema_version": int(version)} if version > SCHEMA_VERSION:
+                raise BadInput(
+                    f"{folder}: written by a newer qcc (schema {version}, this one reads {SCHEMA_VERSION})",
+                    hint="update qcc",
+                )
+            case _:
+                return Manifest.model_validate(data)
+    except (ValueError, RecursionError, ValidationError) as error:
         raise BadInput(f"{path} is damaged: {str(error).splitlines()[0]}", hint="compile the model again") from error
 
 
 def changed_files(folder: Path, manifest: Manifest) -> list[str]:
-    """The files that are missing or differ from their hash in the manifest."""
-    changed: list[str] = []
+    """The files that are missing, differ from their hash in the manifest, or are not named there."""
+    changed = sorted(p.name for p in folder.iterdir() if p.name != MANIFEST and p.name not in manifest.files)
     for name, digest in manifest.files.items():
         path = folder / name
         if Path(name).name != name or not path.is_file() or sha256(path) != digest:
@@ -157,24 +159,21 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@contextmanager
-def writing(destination: Path, *, force: bool) -> Iterator[Path]:
-    """A temporary folder beside `destination` that takes its place when the block ends well, and vanishes when it does not.
+@contextlib.contextmanager
+def writing(destination: Path, *, force: bool) -> Generator[Path]:
+    """A temporary folder beside `destination` that takes its place when the block ends well, and vanishes otherwise.
 
     `BadInput` where the destination exists and `force` is off, or cannot be written.
     """
     require_free(destination, force=force)
-    destination = destination.absolute()
+    destination = destination.resolve()
     temporary = destination.parent / f".{destination.name}.{secrets.token_hex(4)}.tmp"
+    missing = [parent for parent in destination.parents if not os.path.exists(parent)]
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()
-    except OSError as error:
-        raise BadInput(
-            f"{destination}: cannot be written: {error.strerror or error}", hint="choose another place with -o"
-        ) from error
-    try:
         yield temporary
+        require_free(destination, force=force)  # another process may have been quicker
         replace_folder(temporary, destination)
     except OSError as error:
         raise BadInput(
@@ -183,11 +182,14 @@ def writing(destination: Path, *, force: bool) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        for parent in missing:
+            with contextlib.suppress(OSError):  # it is not empty: the artifact is there
+                parent.rmdir()
 
 
 def require_free(destination: Path, *, force: bool) -> None:
     """`BadInput` where a folder that must not be replaced stands there, or something that is no artifact."""
-    if not destination.exists() and not destination.is_symlink():
+    if not os.path.lexists(destination):
         return
     if not force:
         raise BadInput(f"{destination} exists", hint="pass --force to replace it, or choose another place with -o")
@@ -204,10 +206,11 @@ def replace_folder(new: Path, destination: Path) -> None:
         os.rename(new, destination)
         return
     aside = destination.parent / f".{destination.name}.{secrets.token_hex(4)}.old"
-    os.rename(destination, aside)
     try:
+        os.rename(destination, aside)
         os.rename(new, destination)
-    except OSError:
-        os.rename(aside, destination)
+    except BaseException:
+        if aside.exists():
+            os.rename(aside, destination)
         raise
     shutil.rmtree(aside, ignore_errors=True)

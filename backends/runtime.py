@@ -45,7 +45,8 @@ class Artifact:
 
     def __repr__(self) -> str:
         m = self.manifest
-        return f"<Artifact {m.name}: {m.scheme} for {m.target} by {m.backend}, {m.bytes:,} bytes, {m.error.sqnr_db:.1f} dB>"
+        size = f"{m.bytes:,} bytes, {m.error.sqnr_db:.1f} dB"
+        return f"<Artifact {m.name}: {m.scheme} for {m.target} by {m.backend}, {size}>"
 
     @property
     def inputs(self) -> list[PortRecord]:
@@ -60,7 +61,7 @@ class Artifact:
     def __call__(self, *args: np.ndarray | Mapping[str, np.ndarray], **named: np.ndarray) -> dict[str, np.ndarray]:
         """Run on arrays given in the order of the inputs, by name, or as one mapping; gives the outputs by name.
 
-        Raises `BadInput` where an input is missing, unknown, or of a rank, extent or dtype that the network does not take.
+        Raises `BadInput` where an input is missing, unknown, or of a rank, extent or dtype that the network refuses.
         """
         feeds = _bind(self.inputs, args, named)
         for port in self.inputs:
@@ -88,6 +89,8 @@ def load(folder: str | os.PathLike[str], *, threads: int = 0) -> Artifact:
 
     Raises `BadInput` where the folder is no artifact, or was changed after it was written.
     """
+    if threads < 0:
+        raise BadInput(f"{threads} threads were asked for", hint="give a number of threads; 0 uses every core")
     path = Path(folder)
     manifest = read_manifest(path)
     require_unchanged(path, manifest)

@@ -1,7 +1,7 @@
-"""The samples that travel in an artifact: inputs, the float model's outputs, and spot values of every layer for finding error.
+"""The samples that travel in an artifact: inputs, the float model's outputs, and spot values of every layer.
 
-Spot values are the float results of a quantized layer at some fixed random places of the first sample: a few hundred bytes a
-layer let anyone find the worst layer without the float model.
+Spot values are the float results of a quantized layer at some fixed random places of the first sample: a few hundred
+bytes a layer let anyone find the worst layer without the float model.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Conformance: every ONNX node test that ONNX Runtime passes, taken through import -> text -> parse -> export -> ONNX Runtime.
+"""Conformance: every ONNX node test that ONNX Runtime passes, taken through import, text, parse, export, ONNX Runtime.
 
-Prints the share that gives the same outputs and, with a reason, each that does not; and how many broken copies of each test (a
-required operand dropped, an attribute of another type or name, an operand type that the schema forbids) the verifier refuses.
+Prints the share that gives the same outputs and, with a reason, each that does not; and how many broken copies of each
+test (a required operand dropped, an attribute of another type or name, an operand type that the schema forbids) the
+verifier refuses.
 
     python benchmarks/conformance.py [--only NAME] [--limit N]
 """
@@ -186,7 +187,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=0, help="at most so many tests")
     parser.add_argument("--json", type=Path, help="write the result here")
     options = parser.parse_args()
-    passed, failures, left_out, beyond = 0, dict[str, str](), 0, 0
+    passed, failures, left_out = 0, dict[str, str](), 0
     refused, tried = collections.Counter[str](), collections.Counter[str]()
     tests = [t for t in node_tests() if options.only in t.name]
     for test in tests[: options.limit or None]:
@@ -210,7 +211,8 @@ def main() -> None:
     for name, reason in failures.items():
         print(f"  {name}: {reason}")
     print(
-        f"node tests: {passed}/{total} identical ({100 * passed / max(1, total):.2f}%); {left_out} that ONNX Runtime itself does not pass; opset <= {HIGHEST_OPSET}"
+        f"node tests: {passed}/{total} identical ({100 * passed / max(1, total):.2f}%); "
+        f"{left_out} that ONNX Runtime itself does not pass; opset <= {HIGHEST_OPSET}"
     )
     for kind in tried:
         print(f"mutants, {kind}: {refused[kind]}/{tried[kind]} refused")

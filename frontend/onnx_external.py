@@ -55,13 +55,20 @@ def _external_array(tensor: TensorProto, path: Path) -> np.ndarray:
     folder = path.parent.resolve()
     entries = {e.key: e.value for e in tensor.external_data}
     location = entries.get("location", "")
-    file = (folder / location).resolve()
+    try:
+        file = (folder / location).resolve()
+        found = file.is_file()
+    except (OSError, ValueError) as error:
+        raise BadInput(
+            f"{path}: the external data of tensor {tensor.name!r} cannot be at {location[:80]!r}",
+            hint="the file is damaged: export it again",
+        ) from error
     if not file.is_relative_to(folder):
         raise BadInput(
-            f"{path}: tensor {tensor.name!r} points outside the model's folder: {location}",
+            f"{path}: tensor {tensor.name!r} points outside the model's folder: {location!r}",
             hint="keep external data beside the model",
         )
-    if not file.is_file():
+    if not found:
         raise BadInput(
             f"{path}: the external data file {location!r} of tensor {tensor.name!r} is missing",
             hint=f"put it into {folder}",

@@ -26,7 +26,7 @@ from qcc.ir.weights import WeightStore
 
 from .onnx_external import map_external, tensors
 from .onnx_graph import build_program
-from .onnx_guard import check, check_functions, check_outputs, without_long_vectors
+from .onnx_guard import all_nodes, check, check_functions, check_outputs, without_long_vectors
 
 OLDEST_OPSET = 7
 LOWEST_OPSET = 21
@@ -176,9 +176,11 @@ def _check_opsets(model: ModelProto, name: str) -> None:
         if entry.domain == "ai.onnx":
             entry.domain = ""
         if entry.domain:
-            newest = latest_opset(entry.domain) if entry.domain in DIALECTS else entry.version
-            if not 0 < entry.version <= newest:
-                raise NotSupported(f"{name}: version {entry.version} of domain {entry.domain} is not known, only 1 to {newest}")
+            if entry.domain in DIALECTS and not 0 < entry.version <= latest_opset(entry.domain):
+                raise NotSupported(
+                    f"{name}: version {entry.version} of domain {entry.domain} is not known",
+                    hint=f"export it at a version from 1 to {latest_opset(entry.domain)}",
+                )
             continue
         if entry.version < OLDEST_OPSET:
             raise NotSupported(
@@ -189,7 +191,7 @@ def _check_opsets(model: ModelProto, name: str) -> None:
                 f"{name}: opset {entry.version} is newer than {HIGHEST_OPSET}, the last that ONNX Runtime runs",
                 hint="export it at an older opset",
             )
-    for node in _all_nodes(model.graph):
+    for node in all_nodes(model.graph.node):
         if node.domain == "ai.onnx":
             node.domain = ""
 
@@ -216,7 +218,7 @@ def _inline_functions(model: ModelProto, name: str) -> ModelProto:
 
 
 def _check_domains(graph: GraphProto, opsets: dict[str, int], name: str) -> None:
-    for node in _all_nodes(graph):
+    for node in all_nodes(graph.node):
         if node.domain not in DIALECTS:
             known = ", ".join(d or "ai.onnx" for d in DIALECTS)
             raise NotSupported(
@@ -337,18 +339,6 @@ def _check_values(store: WeightStore, name: str) -> None:
                     f"{name}: weight {key!r} holds {array[tuple(index)]} at {index}",
                     hint="mend the checkpoint: qcc quantizes finite weights only",
                 )
-
-
-def _all_nodes(graph: GraphProto) -> list[NodeProto]:
-    nodes: list[NodeProto] = []
-    for node in graph.node:
-        nodes.append(node)
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                nodes.extend(_all_nodes(attribute.g))
-            for subgraph in attribute.graphs:
-                nodes.extend(_all_nodes(subgraph))
-    return nodes
 
 
 def _line(error: BaseException) -> str:

@@ -26,6 +26,7 @@ from qcc.ir.text import first_line
 from qcc.ir.weights import WeightStore
 
 _INLINE_ELEMENTS = 16
+_LONGEST_REASON = 300
 
 
 def build_program(model: ModelProto, store: WeightStore, lifted: dict[str, str], name: str) -> Program:
@@ -41,8 +42,11 @@ def build_program(model: ModelProto, store: WeightStore, lifted: dict[str, str],
         infer_types(program.module)
         program.module.verify()
     except VerifyException as error:
+        reason = first_line(error)
+        if len(reason) > _LONGEST_REASON:
+            reason = f"{reason[:_LONGEST_REASON]} ..."
         raise BadInput(
-            f"{name}: {first_line(error)}", hint="the model breaks the ONNX specification: check it with onnx.checker"
+            f"{name}: {reason}", hint="the model breaks the ONNX specification: check it with onnx.checker"
         ) from error
     return program
 

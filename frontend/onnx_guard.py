@@ -21,6 +21,7 @@ _MOST_AXES = 64
 _MOST_ITEMS = 1 << 48
 _MOST_NODES = 1_000_000
 _DEEPEST_CALL = 100
+_INLINE = "inline the functions with onnx.inliner first"
 _DAMAGED = "the file is damaged: copy or export it again"
 
 
@@ -37,25 +38,39 @@ def check(model: ModelProto, name: str) -> None:
 
 def check_functions(model: ModelProto, name: str) -> None:
     """Raise where inlining the local functions would not end: one calls itself, or they call each other without measure."""
-    bodies = {(f.domain, f.name, f.overload): f.node for f in model.functions}
+    bodies = {_called(f.domain, f.name, f.overload): f.node for f in model.functions}
     sizes: dict[tuple[str, str, str], int] = {}
 
-    def size(nodes: Iterable[NodeProto], callers: tuple[tuple[str, str, str], ...]) -> int:
-        return sum(1 + called(node, callers) + sum(size(g.node, callers) for g in subgraphs(node)) for node in nodes)
+    def size(nodes: Iterable[NodeProto], callers: list[tuple[str, str, str]]) -> int:
+        total = 0
+        for node in all_nodes(nodes):
+            key = _called(node.domain, node.op_type, node.overload)
+            if key in callers:
+                raise BadInput(f"{name}: local function {node.op_type!r} calls itself", hint="export the model again")
+            if key in bodies and key not in sizes:
+                if len(callers) == _DEEPEST_CALL:
+                    raise NotSupported(f"{name}: local functions call each other {_DEEPEST_CALL} deep", hint=_INLINE)
+                sizes[key] = size(bodies[key], [*callers, key])
+            total += 1 + sizes.get(key, 0)
+        return total
 
-    def called(node: NodeProto, callers: tuple[tuple[str, str, str], ...]) -> int:
-        key = (node.domain, node.op_type, node.overload)
-        if key in callers:
-            raise BadInput(f"{name}: local function {node.op_type!r} calls itself", hint="export the model again")
-        if len(callers) > _DEEPEST_CALL:
-            raise NotSupported(f"{name}: local functions call each other more than {_DEEPEST_CALL} deep", hint="inline them first")
-        if key in bodies and key not in sizes:
-            sizes[key] = size(bodies[key], (*callers, key))
-        return sizes.get(key, 0)
-
-    nodes = size(model.graph.node, ())
+    nodes = size(model.graph.node, [])
     if nodes > _MOST_NODES:
-        raise NotSupported(f"{name}: its local functions stand for {nodes} nodes; at most {_MOST_NODES} are read", hint="inline them first")
+        raise NotSupported(f"{name}: its local functions stand for {nodes} nodes, over {_MOST_NODES}", hint=_INLINE)
+
+
+def _called(domain: str, op_type: str, overload: str) -> tuple[str, str, str]:
+    return ("" if domain == "ai.onnx" else domain, op_type, overload)
+
+
+def all_nodes(nodes: Iterable[NodeProto]) -> list[NodeProto]:
+    """The nodes and, after each, those of its subgraphs."""
+    found: list[NodeProto] = []
+    for node in nodes:
+        found.append(node)
+        for graph in subgraphs(node):
+            found += all_nodes(graph.node)
+    return found
 
 
 def subgraphs(node: NodeProto) -> Iterator[GraphProto]:

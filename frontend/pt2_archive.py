@@ -116,7 +116,7 @@ def _entries(path: Path, infos: list[zipfile.ZipInfo], length: int) -> dict[str,
     if len(entries) != len(infos) or len({info.filename.partition("/")[0] for info in infos}) != 1:
         raise BadInput(f"{path}: a record is there twice, or outside the root folder", hint=_SAVE_AGAIN)
     for info in infos:
-        if info.flag_bits & 1 or info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
+        if info.flag_bits & 1 or info.file_size != info.compress_size:
             raise BadInput(f"{path}: {info.filename!r} is compressed or encrypted", hint=_SAVE_AGAIN)
     if sum(info.file_size for info in infos) > length:
         raise BadInput(f"{path}: its records claim more bytes than the file has", hint=_SAVE_AGAIN)

@@ -194,7 +194,7 @@ def _narrower(error: Any, dims: dict[str, Any]) -> dict[str, Any]:
     Raises `error` where there are none, or where torch would make an axis a constant or equal to another.
     """
     torch = _torch()
-    if not_one := set(re.findall(r"values of (\w+) = .* != 1\.$", error.msg, re.MULTILINE)) & dims.keys():
+    if not_one := set(re.findall(r"values of (\w+) = .*(?: != 1| 1 != .+)\.$", error.msg, re.MULTILINE)) & dims.keys():
         return {name: torch.export.Dim(name, min=2) for name in not_one}
     is_fixed = re.search(r"^\s*\w+ = \w+$", error.msg, re.MULTILINE)
     if not dims or is_fixed or "Suggested fixes" not in error.msg:

@@ -49,21 +49,18 @@ class Reference:
     def _run(self, names: Sequence[str], feeds: Feeds) -> list[np.ndarray]:
         from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 
+        known = [i.name for i in self._session.get_inputs()]
+        missing = [name for name in known if name not in feeds]
+        if missing:
+            raise BadInput(f"input {missing[0]!r} is missing", hint=f"the inputs are {', '.join(known)}")
+        unique = list(dict.fromkeys(names))
         try:
-            return (
-                self._session.run(list(dict.fromkeys(names)), dict(feeds))
-                if len(set(names)) == len(names)
-                else self._repeated(names, feeds)
-            )
+            found = dict(zip(unique, self._session.run(unique, dict(feeds)), strict=True))
         except (Fail, InvalidArgument, RuntimeException) as error:
             raise BadInput(
                 f"the model does not run on these inputs: {_line(error)}",
                 hint="check the shapes and values of the samples",
             ) from error
-
-    def _repeated(self, names: Sequence[str], feeds: Feeds) -> list[np.ndarray]:
-        unique = list(dict.fromkeys(names))
-        found = dict(zip(unique, self._session.run(unique, dict(feeds)), strict=True))
         return [found[name] for name in names]
 
 

@@ -215,7 +215,10 @@ def _weight(op: Weight, program: Program, build: Builder) -> Codes:
     codes = build.weight(keys["codes"], store[keys["codes"]])
     if type_.layout is not None:
         codes = _unpack(codes, fmt.element, type_.layout, shape, build)
-    scale = _spread(build.weight(keys["scale"], store[keys["scale"]]), fmt, shape, build)
+    scale = build.weight(keys["scale"], store[keys["scale"]])
+    if fmt.scale.dtype != "f32":
+        scale = build.cast(scale, F32)
+    scale = _spread(scale, fmt, shape, build)
     zero = None
     if fmt.zero is not None:
         zero = build.weight(keys["zero"], store[keys["zero"]])

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .errors import BadInput
+from .errors import BadInput, NotSupported
 from .formats import ElementFamily, load_element
 
 Block = tuple[int | None, ...]
@@ -67,6 +67,8 @@ class Format:
                 )
         if not scales:
             raise BadInput(f"format {text!r} has no scale", hint='add one, as in "i8, f32 per *"')
+        if len(scales) > 1:
+            raise NotSupported(f"format {text!r} has {len(scales)} levels of scales, and only one is computed so far")
         return Format(element, tuple(scales), zero)
 
     @property

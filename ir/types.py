@@ -55,7 +55,7 @@ class DimsAttr(ParametrizedAttribute):
     def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:
         """Parse `<"batch,,width">`."""
         with parser.in_angle_brackets():
-            return [StringAttr(parser.parse_str_literal())]
+            return [StringAttr(parse_string(parser))]
 
     def print_parameters(self, printer: Printer) -> None:
         """Print `<"batch,,width">`."""
@@ -255,6 +255,8 @@ def dims_of(type_: Attribute) -> tuple[Dim, ...] | None:
         return None
     extents = [d.data for d in type_.shape.data]
     symbols = type_.encoding.symbols if isinstance(type_.encoding, DimsAttr) else [""] * len(extents)
+    if len(symbols) != len(extents):
+        raise VerifyException(f"{type_}: the names do not fit the rank")
     return tuple(e if e >= 0 else (s or None) for e, s in zip(extents, symbols, strict=True))
 
 

@@ -1,7 +1,7 @@
 """Weights live outside the IR text, by name, memory-mapped where they come from a file.
 
-A store maps names to numpy arrays. It is saved as one safetensors file; `locate` tells where each tensor lies in such a file, so
-that an ONNX model can refer to the same bytes as its external data.
+A store maps names to numpy arrays. It is saved as one safetensors file; `locate` tells where each tensor lies in such a
+file, so that an ONNX model can refer to the same bytes as its external data.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class WeightStore:
         return sum(array.nbytes for array in self._arrays.values())
 
     def save(self, path: Path) -> None:
-        """Write all tensors to a safetensors file, one at a time, wide dtypes first so that each is aligned to its items."""
+        """Write all tensors to a safetensors file, one at a time, wide dtypes first: each is aligned to its items."""
         order = sorted(self._arrays, key=lambda name: (-self._arrays[name].dtype.itemsize, name))
         header: dict[str, object] = {}
         raw: dict[str, list[object]] = {}
@@ -163,12 +163,12 @@ def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
         if not 0 < length <= size - 8:
             raise damaged
         try:
-            header = json.loads(file.read(length))
+            header: dict[str, Any] | list[Any] = json.loads(file.read(length))
         except (ValueError, RecursionError) as error:
             raise damaged from error
     if not isinstance(header, dict):
         raise damaged
-    return header, 8 + length  # pyright: ignore[reportUnknownVariableType]
+    return header, 8 + length
 
 
 def _write(file: BinaryIO, array: np.ndarray, chunk: int = 1 << 24) -> None:

@@ -1,4 +1,4 @@
-"""Ranges of activations, by running the float network on samples and keeping a histogram of every value that may be quantized.
+"""Ranges of activations: run the float network on samples, and keep a histogram of every value that may be quantized.
 
 Values are known by name across rewriting: the node that computes them, or the input of the network.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from xdsl.ir import BlockArgument, SSAValue
+from xdsl.ir import BlockArgument, OpResult, SSAValue
 
 from qcc.ir import types
 from qcc.ir.dialects.graph_op import GraphOp
@@ -25,9 +25,8 @@ def key_of(value: SSAValue) -> str:
     """The name of a value that stays the same while the graph around it is rewritten."""
     if isinstance(value, BlockArgument):
         return f"input:{value.index}"
-    owner = value.owner
-    assert isinstance(owner, GraphOp)
-    return f"{owner.node}#{value.index}"  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    assert isinstance(value, OpResult) and isinstance(value.owner, GraphOp)
+    return f"{value.owner.node}#{value.index}"
 
 
 def calibrate(
@@ -38,9 +37,9 @@ def calibrate(
     threads: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Statistics:
-    """Statistics of the computed float values of the main block over all samples; without bins where only ranges are read.
+    """Statistics of the computed float values of the main block over all samples.
 
-    `BadInput` where there are no samples.
+    Without bins where only ranges are read. `BadInput` where there are no samples.
     """
     if not samples:
         raise BadInput("no calibration samples were given", hint="pass --calibration PATH")

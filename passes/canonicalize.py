@@ -1,4 +1,4 @@
-"""Remove what does nothing: `Identity(x) = x`, inference `Dropout(x) = x`, casts to the same type, and code that nothing reads."""
+"""Remove what does nothing: `Identity(x) = x`, inference `Dropout(x) = x`, casts to the same type, and unread code."""
 
 from __future__ import annotations
 

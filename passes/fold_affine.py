@@ -3,8 +3,8 @@
     Conv(x, w, b) * a + c  =  Conv(x, w * a, b * a + c)        a, c: one number, or one a channel
     Conv(x * a + c, w, b)  =  Conv(x, w * a, b + sum(w * c))   the addition only where nothing is padded
 
-What is left has fewer passes over memory, and its activations quantize better: an affine map between a convolution and its
-quantizer stretches the range.
+What is left has fewer passes over memory, and its activations quantize better: an affine map between a convolution and
+its quantizer stretches the range.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +32,7 @@ _INLINE_ELEMENTS = 16
 
 @dataclass(frozen=True)
 class FoldConstants(Pass):
-    """Fold every operation whose operands are all constant, unless it would make the model larger by more than `grow` bytes."""
+    """Fold operations whose operands are all constant, unless that makes the model larger by more than `grow` bytes."""
 
     name = "fold_constants"
     grow: int = 65536
@@ -86,7 +87,7 @@ def _constant_part(program: Program) -> tuple[set[SSAValue], list[OnnxOp]]:
     return constant, foldable
 
 
-def _evaluate(program: Program, foldable: list[OnnxOp], frontier: list[SSAValue]) -> list[np.ndarray]:
+def _evaluate(program: Program, foldable: list[OnnxOp], frontier: Sequence[SSAValue]) -> list[np.ndarray]:
     block = Block()
     copies: dict[SSAValue, SSAValue] = {}
     for op in program.body.ops:

@@ -39,6 +39,8 @@ class FuseBatchNorm(Rewrite):
             return "its statistics have another element type than its input"
         epsilon = op.get("epsilon")
         assert isinstance(epsilon, float)
+        if not (variance + epsilon > 0).all():
+            return "its variance is not positive"
         a = gamma.astype(np.float64) / np.sqrt(variance.astype(np.float64) + epsilon)
         c = beta - mean * a
         shape = (-1,) + (1,) * (rank - 2)

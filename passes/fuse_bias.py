@@ -35,9 +35,11 @@ class FuseBias(Rewrite):
                 return f"the constant has shape {list(array.shape)}, not one number an output feature"
             if types.dims_of(product.type) != types.dims_of(op.results[0].type):
                 return "the sum has another shape than the product"
-            if bias.owner.parent is op.parent and not _defined_before(bias, linear):
-                bias.owner.detach()  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
-                Rewriter.insert_op(bias.owner, InsertPoint.before(linear))  # pyright: ignore[reportArgumentType]
+            constant = bias.owner
+            assert isinstance(constant, Operation)
+            if constant.parent is op.parent and not constant.is_before_in_block(linear):
+                constant.detach()
+                Rewriter.insert_op(constant, InsertPoint.before(linear))
             new = Linear(
                 [linear.operands[0], linear.operands[1], bias],
                 [op.results[0].type],
@@ -48,8 +50,3 @@ class FuseBias(Rewrite):
             replace(op, new.results[0])
             return True
         return False
-
-
-def _defined_before(value: object, op: Operation) -> bool:
-    owner = getattr(value, "owner", None)
-    return isinstance(owner, Operation) and owner.is_before_in_block(op)

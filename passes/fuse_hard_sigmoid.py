@@ -1,4 +1,4 @@
-"""`clip(x + 3, 0, 6) / 6 = HardSigmoid(x; 1/6, 1/2)`: the form in which exporters write it out, as one operator again."""
+"""`clip(x + 3, 0, 6) / 6 = HardSigmoid(x; 1/6, 1/2)`: what exporters write out, as one operator again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`x * HardSigmoid(x; 1/6, 1/2) = HardSwish(x)`, also where the division by 6 comes last: `x * clip(x + 3, 0, 6) / 6`."""
+"""`x * HardSigmoid(x; 1/6, 1/2) = HardSwish(x)`, also where the division comes last: `x * clip(x + 3, 0, 6) / 6`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Put the codes of every weight that has a layout where the layout says: one byte a code becomes packed bytes. It runs last."""
+"""Put the codes of every weight that has a layout where it says: one byte a code becomes packed bytes. It runs last."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order of the passes, which is meaning: simplify, then quantize weights, then activations. Packing comes last, in `api`."""
+"""The order of the passes, which is meaning: simplify, quantize weights, then activations. `api` packs at the end."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from qcc.ir.rewrite import Pass, ProgramContext
 from qcc.ir.text import check
 
 from .canonicalize import Canonicalize
+from .expand_attention_mask import ExpandAttentionMask
 from .fold_affine import FoldAffine
 from .fold_constants import FoldConstants
 from .fuse_batch_norm import FuseBatchNorm
@@ -33,6 +34,11 @@ class QuantizeOptions:
     observer: str = "minmax"
     ignore: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
+
+
+def legalize() -> list[Pass]:
+    """What ONNX allows and ONNX Runtime, which runs the reference, does not: written in the form that both know."""
+    return [ExpandAttentionMask()]
 
 
 def simplify() -> list[Pass]:

@@ -1,8 +1,9 @@
 """Put the activations around quantized weights into codes: `q.linear(x, w) -> q.linear(q.quantize(x), w)`.
 
-With calibrated scales the codes run on through the operators that have integer kernels, and each value that a convolution
-gives is quantized as well, so that a chain of layers stays in codes. With dynamic scales only the operands of linear layers
-become codes. Convolutions for which integer arithmetic does not pay keep float activations, and the reason is recorded.
+With calibrated scales the codes run on through the operators that have integer kernels, and each value that a
+convolution gives is quantized as well, so that a chain of layers stays in codes. With dynamic scales only the operands
+of linear layers become codes. Convolutions for which integer arithmetic does not pay keep float activations, and the
+reason is recorded.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class QuantizeActivations(Pass):
     observer: str = "minmax"
 
     def run(self, program: Program, ctx: ProgramContext) -> None:
-        """Dynamic: quantize the operand of each linear. Static: choose the values that become codes, then insert the pairs."""
+        """Dynamic: quantize the operand of each linear. Static: choose the values that become codes, insert pairs."""
         scheme = schemes.load(self.scheme)
         fmt = scheme.activation_format(self.group_size)
         if fmt is None:
@@ -77,7 +78,7 @@ def _quantize_dynamically(program: Program, fmt: Format) -> None:
             program.decide(op.node, "activations float", "the rank of its input is unknown")
             continue
         if x not in made:
-            quantize = Quantize([x], [QuantizedType.of(x.type, fmt)])  # pyright: ignore[reportArgumentType]
+            quantize = Quantize([x], [QuantizedType.of(x.type, fmt)])
             Rewriter.insert_op(quantize, InsertPoint.before(op))
             made[x] = quantize.results[0]
         op.operands[0] = made[x]
@@ -89,8 +90,8 @@ class _Ranges:
     format: Format
     observer: str
 
-    def __contains__(self, value: object) -> bool:
-        if not isinstance(value, SSAValue) or isinstance(value.owner, Weight) or types.dims_of(value.type) is None:
+    def __contains__(self, value: SSAValue) -> bool:
+        if isinstance(value.owner, Weight) or types.dims_of(value.type) is None:
             return False
         return key_of(value) in self.statistics
 
@@ -183,28 +184,29 @@ class _Static:
         array = array_of(op.operands[index], self.program)
         assert array is not None
         low, high = min(0.0, float(array.min())), max(0.0, float(array.max()))
-        op.operands[index] = self._pair(
-            op.operands[index], parameters(low, high, self.format), builder(op, self.program)
-        )[1]
+        fixed = parameters(low, high, self.format)
+        _, dequantize = self._pair(op.operands[index], fixed, builder(op, self.program))
+        op.operands[index] = dequantize.results[0]
 
     def _insert(self, value: SSAValue, source: SSAValue, integer: list[Conv | Linear]) -> None:
         readers = [(use.operation, use.index) for use in value.uses if not isinstance(use.operation, ReturnOp)]
-        codes, again = self._pair(value, self.ranges.parameters(source), _after(value, self.program))
+        quantize, dequantize = self._pair(value, self.ranges.parameters(source), _after(value, self.program))
+        codes, again = quantize.results[0], dequantize.results[0]
         for reader, index in readers:
             reader.operands[index] = codes if index == 0 and reader in integer else again
         if again.first_use is None:
-            Rewriter.erase_op(again.owner)  # pyright: ignore[reportArgumentType]
+            Rewriter.erase_op(dequantize)
 
     def _pair(
         self, value: SSAValue, fixed: tuple[np.ndarray, np.ndarray | None], build: Builder
-    ) -> tuple[SSAValue, SSAValue]:
+    ) -> tuple[Quantize, Dequantize]:
         scale, zero = fixed
         operands = [value, build.constant(scale), None if zero is None else build.constant(zero)]
-        quantize = Quantize(operands, [QuantizedType.of(value.type, self.format)])  # pyright: ignore[reportArgumentType]
+        quantize = Quantize(operands, [QuantizedType.of(value.type, self.format)])
         dequantize = Dequantize([quantize.results[0]], [value.type])
         for op in (quantize, dequantize):
             Rewriter.insert_op(op, InsertPoint.before(build.before))
-        return quantize.results[0], dequantize.results[0]
+        return quantize, dequantize
 
 
 def _unprofitable(op: Conv | Linear) -> str:

@@ -1,7 +1,8 @@
 """`Conv(x, W, b) = q.conv(x, quantize(W), b)`, and `ConvTranspose` likewise: a scale for each output channel or finer.
 
-Schemes below 8 bits leave convolutions at 8: few of their weights share a scale, and rounding them to nearest at 4 bits ruins
-networks (every line of PP-OCRv4 misread: docs/results.md). Naming a node with `include` forces the scheme's own bits on it.
+Schemes below 8 bits leave convolutions at 8: few of their weights share a scale, and rounding them to nearest at 4 bits
+ruins networks (every line of PP-OCRv4 misread: docs/results.md). Naming a node with `include` forces the scheme's own
+bits on it.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from .selection import constant_weight, matches
 
 @dataclass(frozen=True)
 class QuantizeEmbedding(Rewrite):
-    """Embeddings are left alone unless `include` names them: they cost little time, and errors in them reach everything."""
+    """Embeddings are left alone unless `include` names them: they cost little time; their errors reach everything."""
 
     name = "quantize_embedding"
     roots = ("onnx.Gather",)

@@ -78,8 +78,8 @@ def _weight_and_bias(op: OnnxOp, program: Program) -> tuple[np.ndarray, SSAValue
     weight = weight if op.integer("transB") else weight.T
     alpha, beta, c = op.get("alpha", 1.0), op.get("beta", 1.0), op.slot(2)
     assert isinstance(alpha, float) and isinstance(beta, float)
-    weight = np.ascontiguousarray(weight * np.float32(alpha) if alpha != 1 else weight)
-    if c is None or beta == 1:
+    weight = np.ascontiguousarray(weight * np.float32(alpha) if alpha != 1.0 else weight)
+    if c is None or beta == 1.0:
         return weight, c
     build = builder(op, program)
     return weight, build.binary("Mul", c, build.constant(np.array(beta, np.float32)))

@@ -75,7 +75,7 @@ def matches(pattern: str, name: str) -> bool:
 def check_patterns(patterns: tuple[str, ...], names: list[str], flag: str) -> None:
     """`BadInput` for a pattern that matches nothing: it is a typing error more often than not."""
     for pattern in patterns:
-        if not any(matches(pattern, name) for name in names):
+        if not any(name and matches(pattern, name) for name in names):
             raise BadInput(
                 f"{flag} {pattern!r} matches no node and no weight", hint="`qcc inspect MODEL` lists their names"
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,11 @@ from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
 from qcc.frontend import onnx_file
+from qcc.ir.execute import run
 from qcc.ir.program import Program
+from qcc.ir.rewrite import Pass, ProgramContext
+from qcc.ir.verify import compare
+from qcc.passes import pipeline
 
 Array = NDArray[Any]
 
@@ -39,6 +43,21 @@ def names(program: Program) -> list[str]:
     return [op.name.removeprefix("onnx.") for op in program.body.ops if op.name not in skipped]
 
 
-def reasons(program: Program) -> Mapping[str, str]:
-    """The last reason recorded for each `node action`."""
-    return {f"{d.node} {d.action}": d.reason for d in program.decisions}
+def reasons(program: Program, action: str) -> list[str]:
+    """Why nodes were decided upon as `action` says, such as `skipped` or `fold_affine declined`."""
+    return [d.reason for d in program.decisions if d.action == action]
+
+
+def rewritten(program: Program, *passes: Pass, context: ProgramContext | None = None) -> Program:
+    """A copy of the program after some passes, verified after each."""
+    out = program.clone()
+    ctx = context or ProgramContext()
+    ctx.program = out
+    pipeline.run(list(passes), out, ctx)
+    return out
+
+
+def agreement(left: Program, right: Program, feeds: Mapping[str, Array] | Sequence[Mapping[str, Array]]) -> float:
+    """How well the second program computes what the first does: decibels on the given inputs."""
+    samples = [feeds] if isinstance(feeds, Mapping) else feeds
+    return compare([run(left, f) for f in samples], [run(right, f) for f in samples]).sqnr_db

@@ -38,7 +38,7 @@ def build(
     pick: Picker = cheapest,
     packed: Callable[[], None] | None = None,
 ) -> Built:
-    """Write `model.onnx` and the weights file into `folder`. `program` is left with resolved layouts and packed weights."""
+    """Write `model.onnx` and the weights file into `folder`. `program` is left with layouts and packed weights."""
     assignments = resolve(program, target, pick)
     PackWeights().run(program, ProgramContext(program=program))
     if packed is not None:

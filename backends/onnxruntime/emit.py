@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import onnx
 from xdsl.ir import SSAValue
 
 from qcc.ir.emit_onnx import emit
@@ -15,12 +14,13 @@ from .run import MODEL
 
 
 def write_model(lowered: Program, program: Program, folder: Path, weights: str) -> dict[SSAValue, str]:
-    """Write the file `weights`, from which both `module.mlir` and `model.onnx` read, and the model; gives the names of its values."""
+    """Write the model and the file `weights`, from which `module.mlir` reads as well; gives the names of its values."""
     emitted = emit(lowered)
     together = WeightStore()
     for store in (lowered.weights, program.weights):
         for name in store:
             together[name] = store[name]
     together.save(folder / weights)
-    onnx.save(emitted.refer(weights, locate(folder / weights)), str(folder / MODEL))
+    model = emitted.refer(weights, locate(folder / weights))
+    (folder / MODEL).write_bytes(model.SerializeToString())
     return emitted.value_names

@@ -1,4 +1,4 @@
-"""`HardSwish` on codes, in two integer steps: ONNX Runtime has kernels for adding and multiplying codes, but none for HardSwish.
+"""`HardSwish` on codes, in two integer steps: ONNX Runtime has kernels that add and multiply codes, none for HardSwish.
 
 t = quantize(x + 3; scale 6/255, zero 0)      saturation is the clip to [0, 6]
 y = quantize(x * t; scale 6 s, zero z)        read back with scale s: the division by 6 costs nothing

@@ -1,4 +1,4 @@
-"""From `q` operations with chosen kernels to operators that ONNX Runtime runs: the last step before the model is written."""
+"""From `q` operations with chosen kernels to operators that ONNX Runtime runs: the step before emission."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Lowering:
         return self.build(op).weight(part(key, which), view)
 
     def float_operand(self, op: QuantizedOp) -> SSAValue:
-        """The float value of `x`: a kernel that quantizes by itself takes what stands before the dynamic `q.quantize`."""
+        """The float value of `x`: a kernel that quantizes by itself takes what stands before a dynamic `q.quantize`."""
         x = op.operands[0]
         if not isinstance(x.type, QuantizedType):
             return x
@@ -105,7 +105,7 @@ class Lowering:
         return None if array is None else float(array)
 
     def dequantized_operand(self, op: QuantizedOp) -> SSAValue:
-        """`x` through QuantizeLinear and DequantizeLinear; every reader has a DequantizeLinear of its own, for fusion."""
+        """`x` through QuantizeLinear and DequantizeLinear; each reader has one of the latter to itself, for fusion."""
         x = op.operands[0]
         quantize = x.owner
         if not isinstance(quantize, Quantize):
@@ -113,9 +113,10 @@ class Lowering:
         if quantize.slot(1) is None:
             raise BadInput(f"{op.where()}: its activation has no calibrated scale")
         scale, zero = quantize.slot(1), quantize.slot(2)
-        fmt = quantize.results[0].type.format  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownVariableType]
+        type_ = x.type
+        assert isinstance(type_, QuantizedType)
         if x not in self._codes:
-            self._codes[x] = _quantize_linear(quantize, fmt, self.build(quantize))  # pyright: ignore[reportUnknownArgumentType]
+            self._codes[x] = _quantize_linear(quantize, type_.format, self.build(quantize))
         codes = self._codes[x]
         return self.build(op).op("onnx.DequantizeLinear", [codes, scale, zero], quantize.operands[0].type)
 

@@ -25,17 +25,24 @@ class SessionRunner:
             options.add_session_config_entry(
                 "session.model_external_initializers_file_folder_path", str(folder.absolute())
             )
-        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        try:
+            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except _errors() as error:
+            place = folder if isinstance(model, bytes) else model
+            raise BadInput(
+                f"{place}: ONNX Runtime {onnxruntime.__version__} does not load the model: {_line(error)}",
+                hint="compile the model again, or run it with the release that it was compiled with",
+            ) from error
         self.outputs = [o.name for o in self._session.get_outputs()]
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The outputs by name; `BadInput` where the network fails on these inputs."""
-        from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
-
         try:
             return dict(zip(self.outputs, self._session.run(self.outputs, dict(feeds)), strict=True))
-        except (Fail, InvalidArgument, RuntimeException) as error:
-            raise BadInput(f"the network does not run on these inputs: {str(error).splitlines()[0][:300]}") from error
+        except _errors() as error:
+            raise BadInput(
+                f"the network does not run on these inputs: {_line(error)}", hint="check their shapes and values"
+            ) from error
 
 
 def open_folder(folder: Path, threads: int) -> SessionRunner:
@@ -47,7 +54,27 @@ def open_with_values(folder: Path, values: Sequence[str], threads: int) -> Sessi
     """A runner that also gives inner values of the model by name, for finding out where error comes from."""
     import onnx
 
-    proto = onnx.load(str(folder / MODEL), load_external_data=False)
+    proto = onnx.ModelProto.FromString((folder / MODEL).read_bytes())
     present = {o for node in proto.graph.node for o in node.output} - {o.name for o in proto.graph.output}
     proto.graph.output.extend(onnx.ValueInfoProto(name=v) for v in dict.fromkeys(values) if v in present)
     return SessionRunner(proto.SerializeToString(), folder, threads)
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """What ONNX Runtime raises for a model or inputs that are wrong; it has no common base."""
+    from onnxruntime.capi.onnxruntime_pybind11_state import (
+        Fail,
+        InvalidArgument,
+        InvalidGraph,
+        InvalidProtobuf,
+        NoSuchFile,
+        NotImplemented,
+        RuntimeException,
+    )
+
+    refused = (InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile, NotImplemented)
+    return (*refused, Fail, RuntimeException, ValueError)
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,18 +1,22 @@
-"""How fast the installed ONNX Runtime computes each form on this host: measured once, kept in the cache, used to choose.
+"""How fast the installed ONNX Runtime computes each form on this host: measured once, kept in the cache, to choose by.
 
-Some pairs of bits and accuracy level have no kernel of their own and decode the whole weight at every call, 30 to 200 times
-slower; which ones differs between releases. Figures are milliseconds for one weight, at one row of activations on one thread.
+Some pairs of bits and accuracy level have no kernel of their own and decode the whole weight at every call, 30 to 200
+times slower; which ones differs between releases. Figures are milliseconds for one weight, at one row of activations on
+one thread.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
-import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from typing import TypeGuard, cast
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
@@ -51,25 +55,33 @@ def measured(machine: str) -> Speed:
 
     path = cache_folder() / f"onnxruntime-{onnxruntime.__version__}-{abs(_stable_hash(machine)):08x}.json"
     try:
-        forms = json.loads(path.read_text())
-        if isinstance(forms, dict) and set(forms) == set(_forms()):  # pyright: ignore[reportUnknownArgumentType]
-            return Speed(forms)  # pyright: ignore[reportUnknownArgumentType]
-    except (OSError, ValueError):
-        pass
-    forms = {name: _time(model) for name, model in _forms().items()}
+        cached = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        cached = None
+    if _is_whole(cached):
+        return Speed(cached)
+    forms = {name: _time(model()) for name, model in _forms().items()}
     _write(path, json.dumps(forms, indent=1))
     return Speed(forms)
 
 
+def _is_whole(cached: object) -> TypeGuard[dict[str, float]]:
+    if not isinstance(cached, dict):
+        return False
+    forms = cast(dict[object, object], cached)
+    return set(forms) == set(_forms()) and all(isinstance(c, float) and 0 < c < math.inf for c in forms.values())
+
+
 def _write(path: Path, text: str) -> None:
     """Write whole or not at all; a cache that cannot be written costs time only."""
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            file.write(text)
-        os.replace(file.name, path)
+        temporary.write_text(text)
+        os.replace(temporary, path)
     except OSError:
-        return
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def _stable_hash(text: str) -> int:
@@ -78,11 +90,14 @@ def _stable_hash(text: str) -> int:
     return zlib.crc32(text.encode())
 
 
-def _forms() -> dict[str, bytes]:
+def _forms() -> dict[str, Callable[[], bytes]]:
     forms = {
-        f"matmul_nbits {b} level {v} block {g}": _nbits(b, v, g) for b in (2, 4, 8) for v in (1, 4) for g in (32, 128)
+        f"matmul_nbits {b} level {v} block {g}": partial(_nbits, b, v, g)
+        for b in (2, 4, 8)
+        for v in (1, 4)
+        for g in (32, 128)
     }
-    return {**forms, "dynamic_quantize_matmul": _dynamic(), "float": _float()}
+    return {**forms, "dynamic_quantize_matmul": _dynamic, "float": _float}
 
 
 def _nbits(bits: int, level: int, block: int) -> bytes:
@@ -106,7 +121,8 @@ def _float() -> bytes:
 
 def _model(kind: str, weights: dict[str, np.ndarray], **attributes: int) -> bytes:
     domain = "" if kind == "MatMul" else "com.microsoft"
-    node = helper.make_node(kind, ["x", *weights], ["y"], domain=domain, **attributes)
+    node = helper.make_node(kind, ["x", *weights], ["y"], domain=domain)
+    node.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, _K])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, _N])
     graph = helper.make_graph([node], "speed", [x], [y], [numpy_helper.from_array(w, n) for n, w in weights.items()])

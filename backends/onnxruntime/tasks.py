@@ -1,4 +1,4 @@
-"""Kernel tasks of a program, the choice for each, and what a choice does to the IR: a kernel on the operation, a layout on its weight."""
+"""Kernel tasks of a program, a choice for each, and its mark in the IR: the operation's kernel, its weight's layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How codes are chosen: one file an algorithm, each offering `fit(weight, format) -> Fitted`; this folder is the registry."""
+"""How codes are chosen: one file an algorithm with `fit(weight, format) -> Fitted`; this folder is the registry."""
 
 from __future__ import annotations
 

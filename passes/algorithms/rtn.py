@@ -2,7 +2,7 @@
 
     codes = clip(round(w / s) + z),   s = argmin over c in grid of |w - decode(codes)|^2, range = c * (min, max)
 
-Clipping the range helps when few codes must cover outliers; at 8 bits the full range is kept, because nothing is gained.
+Clipping the range helps when few codes must cover outliers; at 8 bits nothing is gained, and the full range is kept.
 (Choukroun et al. 2019, "Low-bit Quantization of Neural Networks for Efficient Inference", section 3.)
 """
 
@@ -100,10 +100,10 @@ def _parameters(low: np.ndarray, high: np.ndarray, fmt: Format) -> tuple[np.ndar
     """Scale and zero point that map [low, high], which holds zero, onto the codes. Empty ranges get scale 1."""
     family = fmt.family
     if fmt.zero is None:
-        scale = np.maximum(-low / -family.low if family.low else high * 0, high / family.high)
+        scale = np.maximum(*(v / end if end else v * 0 for v, end in ((low, family.low), (high, family.high))))
         scale = np.where(scale > np.finfo(np.float32).tiny, scale, 1.0).astype(np.float32)
         return scale, np.zeros_like(scale)
-    scale = (high - low) / (family.high - family.low)
+    scale = (high.astype(np.float64) - low) / (family.high - family.low)
     scale = np.where(scale > np.finfo(np.float32).tiny, scale, 1.0).astype(np.float32)
     zero = np.clip(np.rint(family.low - low / scale), family.low, family.high).astype(np.float32)
     return scale, zero

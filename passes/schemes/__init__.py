@@ -46,8 +46,11 @@ class Scheme:
         return self._format((group,) if group else (None,))
 
     def conv_format(self, shape: tuple[int, ...], *, transposed: bool = False, group_size: int = 0) -> Format:
-        """The format of a convolution weight [M, C/group, kernel...]: a scale for each output channel and, in schemes with
-        groups, for as many of its input channels as make up a group."""
+        """The format of a convolution weight [M, C/group, kernel...].
+
+        A scale for each output channel and, in schemes with groups, for as many of its input channels as make up a
+        group.
+        """
         kernel = (None,) * (len(shape) - 2)
         if transposed:
             return self._format((None, 1, *kernel))

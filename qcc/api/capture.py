@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard, cast
 
 import numpy as np
+from onnx import ModelProto
 
 from qcc.frontend import onnx_file
 from qcc.frontend.samples import InputSpec, Sample
@@ -31,12 +32,12 @@ class Captured:
 
 def capture(model: object, inputs: Any, options: Options, folder: Path) -> Captured:
     """Import a model; `folder` takes what torch writes. Any: example inputs are whatever `forward` takes."""
-    if isinstance(model, str | os.PathLike):
+    if is_path(model):
         return _from_path(Path(model), inputs, options, folder)
-    if _is_proto(model):
-        proto = type(model)()  # pyright: ignore[reportUnknownVariableType]
-        proto.CopyFrom(model)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
-        return Captured(onnx_file.from_model(proto, shapes=_shapes(options)), "model", _example(inputs, None))  # pyright: ignore[reportArgumentType]
+    if isinstance(model, ModelProto):
+        proto = ModelProto()
+        proto.CopyFrom(model)
+        return Captured(onnx_file.from_model(proto, shapes=_shapes(options)), "model", _example(inputs, None))
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(model, torch.nn.Module | torch.export.ExportedProgram):
         name = type(model).__name__ if isinstance(model, torch.nn.Module) else "program"
@@ -48,8 +49,9 @@ def capture(model: object, inputs: Any, options: Options, folder: Path) -> Captu
     )
 
 
-def _is_proto(model: object) -> bool:
-    return type(model).__name__ == "ModelProto" and hasattr(model, "graph")
+def is_path(model: object) -> TypeGuard[str | os.PathLike[str]]:
+    """Whether a model is given by its place."""
+    return isinstance(model, str | os.PathLike)
 
 
 def _from_path(path: Path, inputs: Any, options: Options, folder: Path) -> Captured:
@@ -87,10 +89,10 @@ def _example(inputs: Any, program: Program | None) -> Sample | None:
     """Example inputs as arrays by name, where they are arrays or tensors."""
     if inputs is None:
         return None
-    values = inputs if isinstance(inputs, Mapping | tuple | list) else (inputs,)
-    if isinstance(values, Mapping):
-        arrays = {str(k): _array(v) for k, v in values.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    if isinstance(inputs, Mapping):
+        arrays = {str(k): _array(v) for k, v in cast(Mapping[object, object], inputs).items()}
     elif program is not None:
+        values = cast(Sequence[object], inputs if isinstance(inputs, tuple | list) else (inputs,))
         arrays = dict(zip((p.name for p in program.inputs()), map(_array, values), strict=False))
     else:
         raise BadInput("example inputs of an ONNX model are given by name", hint='pass inputs={"x": array}')
@@ -99,7 +101,7 @@ def _example(inputs: Any, program: Program | None) -> Sample | None:
 
 def _array(value: Any) -> np.ndarray | None:
     if isinstance(value, np.ndarray):
-        return value
+        return cast(np.ndarray, value)
     return value.detach().cpu().numpy() if hasattr(value, "detach") else None
 
 

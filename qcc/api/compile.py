@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -16,7 +16,8 @@ from qcc.backends.artifact import require_free, writing
 from qcc.backends.runtime import Artifact
 from qcc.frontend.images import ImageOptions
 from qcc.ir import target as targets
-from qcc.ir.errors import BadInput, CheckFailed, NotSupported
+from qcc.ir.dialects.graph_op import GraphOp
+from qcc.ir.errors import BadInput, CheckFailed
 from qcc.ir.execute import run_all
 from qcc.ir.kernel_task import Picker, cheapest
 from qcc.ir.program import Program
@@ -26,7 +27,7 @@ from qcc.passes import observers, pipeline, schemes
 from qcc.passes.calibrate import calibrate
 from qcc.passes.selection import check_patterns
 
-from .capture import capture, input_specs, refuse_collections
+from .capture import capture, input_specs, is_path, refuse_collections
 from .data import load_data
 from .options import Options
 from .package import package
@@ -133,6 +134,7 @@ def _quantize(model: object, inputs: Any, options: Options, calibration: Any, wo
     refuse_collections(program)
     data = load_data(captured, input_specs(program), calibration, options)
     state = State(captured.name, program, data, program.weights.bytes, program)
+    pipeline.run(pipeline.legalize(), program, ProgramContext(program=program))
     progress.stage("run the float model")
     state.references = run_all(captured.program, state.data.verification)
     ctx = ProgramContext(program=state.program)
@@ -211,26 +213,27 @@ def _options(given: Mapping[str, Any]) -> Options:
     return Options(**values)
 
 
-def _described(calibration: Any) -> str:
-    """A path or word as it is, `samples` for samples in memory, empty for none. Any: whatever the user gave."""
+def _described(calibration: object) -> str:
+    """A path or word as it is, `samples` for samples in memory, empty for none."""
     if calibration is None:
         return ""
-    if isinstance(calibration, str | os.PathLike):
-        return os.fspath(calibration)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-    if not isinstance(calibration, Sequence) or not all(isinstance(s, Mapping) for s in calibration):  # pyright: ignore[reportUnknownVariableType]
+    if is_path(calibration):
+        return os.fspath(calibration)
+    samples = cast(Sequence[object], calibration) if isinstance(calibration, Sequence) else None
+    if samples is None or not all(isinstance(s, Mapping) for s in samples):
         raise BadInput(
             "the calibration data is neither a path nor a list of samples",
             hint='pass a path, or samples by input name: [{"x": array}, ...]',
         )
-    return "samples" if calibration else ""
+    return "samples" if samples else ""
 
 
 def _names(program: Program) -> list[str]:
     names = [op.weight for op in program.weight_ops()]
-    return names + [op.node for op in program.module.walk() if hasattr(op, "node")]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    return names + [op.node for op in program.module.walk() if isinstance(op, GraphOp)]
 
 
 def _name_of(model: object, output: str | os.PathLike[str] | None) -> str:
-    if isinstance(model, str | os.PathLike):
+    if is_path(model):
         return Path(model).stem
     return Path(output).stem if output is not None else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from xdsl.ir import SSAValue
@@ -42,7 +42,8 @@ def load_data(captured: Captured, specs: Sequence[InputSpec], calibration: Any, 
         samples = random_samples(specs, count=min(8, options.calibration_limit), seed=options.seed, bounds=bounds)
         source = f"random, seed {options.seed}"
     elif isinstance(calibration, Sequence) and not isinstance(calibration, str):
-        samples = [_checked(dict(s), specs) for s in calibration][: options.calibration_limit]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        given = cast(Sequence[Mapping[str, np.ndarray]], calibration)
+        samples = [_checked(dict(s), specs) for s in given][: options.calibration_limit]
         if not samples:
             raise BadInput("the calibration data is empty", hint="give at least one sample")
         source = "calibration samples"

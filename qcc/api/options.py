@@ -63,6 +63,9 @@ class Options:
             raise BadInput("the calibration limit must be at least 1")
         if self.seed < 0:
             raise BadInput(f"the seed is {self.seed}: it must not be negative")
+        for name, shape in self.input_shapes.items():
+            if any(not 0 < extent < 1 << 31 for extent in shape):
+                raise BadInput(f"the shape {list(shape)} of input {name!r} cannot be", hint="write it like 1,3,48,320")
         check_gates(self.min_sqnr, self.max_error)
         if targets.load(self.target).device != "cpu":
             raise NotSupported(f"target {self.target!r} has no backend yet", hint="use --target cpu")

@@ -18,7 +18,9 @@ from qcc.backends.samples import StoredSamples, spot_values
 from qcc.frontend.samples import hash_samples, random_samples
 from qcc.ir.errors import BadInput
 from qcc.ir.execute import run_all
+from qcc.ir.rewrite import ProgramContext
 from qcc.ir.verify import Comparison, Difference, compare
+from qcc.passes import pipeline
 
 from .capture import capture, input_specs
 from .data import index_bounds
@@ -104,6 +106,7 @@ def _against(artifact: Artifact, model: object, count: int, seed: int) -> Differ
     options = Options(scheme="float", input_shapes=shapes)
     with tempfile.TemporaryDirectory(prefix="qcc-") as work:
         program = capture(model, None, options, Path(work)).program
+        pipeline.run(pipeline.legalize(), program, ProgramContext(program=program))
         theirs = {p.name for p in program.inputs()}
         ours = {p.name for p in artifact.inputs}
         if theirs != ours:

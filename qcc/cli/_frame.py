@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, runtime_checkable
 
 import typer
 
@@ -61,9 +61,15 @@ class Screen:
             self.console.print(f"[dim]  {done}/{total}[/dim]", end="\n" if done == total else "\r")
 
 
+@runtime_checkable
+class _UsageError(Protocol):
+    """What Typer raises for a wrong command line; which package the class comes from depends on Typer's version."""
+
+    def format_message(self) -> str: ...
+
+
 def guard(command: Callable[[], object], arguments: list[str]) -> int:
     """Run a command; what it raises becomes an exit code, a clear message and, with `--json`, `{error, code, hint}`."""
-    usage = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
     try:
         code = command()
         return code if isinstance(code, int) else 0
@@ -79,9 +85,12 @@ def guard(command: Callable[[], object], arguments: list[str]) -> int:
             "out of memory", 2, "use a smaller model, fewer or smaller samples, or a larger machine", arguments, error
         )
     except Exception as error:  # noqa: BLE001 - the outermost frame: everything else is a bug and is reported as one
-        if isinstance(error, usage):
-            message = error.format_message()  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownVariableType]
-            return _report(str(message), 2, "`qcc --help` and `qcc COMMAND --help` show what there is", arguments, None)  # pyright: ignore[reportUnknownArgumentType]
+        if isinstance(error, _UsageError):
+            if type(error).__name__ == "NoArgsIsHelpError":
+                print(error.format_message(), file=sys.stderr)
+                return 2
+            hint = "`qcc --help` and `qcc COMMAND --help` show what there is"
+            return _report(error.format_message(), 2, hint, arguments, None)
         return _report(
             f"internal error: {type(error).__name__}: {error}",
             INTERNAL,

@@ -134,10 +134,13 @@ def command(
 
 
 def _show(screen: Screen, manifest: Manifest, destination: Path, seconds: float, explain: bool) -> None:
+    from rich.markup import escape
+
     console = screen.console
     ratio = manifest.bytes / manifest.float_bytes if manifest.float_bytes else 1.0
     skipped = [d for d in manifest.decisions if d.action == "skipped"]
-    console.print(f"\n[bold]{destination}[/bold]  {manifest.scheme} for {manifest.target}, by {manifest.backend}")
+    place = escape(str(destination))
+    console.print(f"\n[bold]{place}[/bold]  {manifest.scheme} for {manifest.target}, by {manifest.backend}")
     console.print(f"  size       {size(manifest.bytes)}, {ratio:.2f}x of {size(manifest.float_bytes)} in float")
     if manifest.layers:
         console.print(
@@ -147,7 +150,7 @@ def _show(screen: Screen, manifest: Manifest, destination: Path, seconds: float,
     error = manifest.error
     console.print(
         f"  error      {error.sqnr_db:.1f} dB signal to noise, at most {error.max_abs_error:.4g} off  "
-        f"({manifest.samples})"
+        f"({escape(manifest.samples)})"
     )
     console.print(f"  took       {seconds:.1f} s")
     if explain:

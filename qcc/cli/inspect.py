@@ -31,6 +31,7 @@ def command(
 
 
 def _artifact(screen: Screen, folder: Path, ir: bool, node: str | None) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     from qcc.backends.artifact import MODULE, read_manifest
@@ -38,33 +39,29 @@ def _artifact(screen: Screen, folder: Path, ir: bool, node: str | None) -> None:
 
     manifest = read_manifest(folder)
     if ir:
-        print((folder / MODULE).read_text(), end="")
+        try:
+            print((folder / MODULE).read_text(), end="")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInput(f"{folder / MODULE}: cannot be read: {error}", hint="compile the model again") from error
     elif node is not None:
         _node(screen, manifest, node)
         return
     else:
         console = screen.console
         console.print(
-            f"[bold]{manifest.name}[/bold]  {manifest.scheme} for {manifest.target}, by {manifest.backend}; "
+            f"[bold]{escape(manifest.name)}[/bold]  {manifest.scheme} for {manifest.target}, by {manifest.backend}; "
             f"{size(manifest.bytes)}"
         )
         console.print(f"  in   {', '.join(_port(p.name, p.dtype, p.shape) for p in manifest.inputs)}", markup=False)
         console.print(f"  out  {', '.join(_port(p.name, p.dtype, p.shape) for p in manifest.outputs)}", markup=False)
         table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-        for column, justify in (
-            ("node", "left"),
-            ("weight", "left"),
-            ("format", "left"),
-            ("activations", "left"),
-            ("kernel", "left"),
-            ("bytes", "right"),
-            ("of float", "right"),
-        ):
-            table.add_column(column, justify=justify, overflow="fold")  # pyright: ignore[reportArgumentType]
+        for column in ("node", "weight", "format", "activations", "kernel", "bytes", "of float"):
+            justify = "right" if column in ("bytes", "of float") else "left"
+            table.add_column(column, justify=justify, overflow="fold")
         for layer in manifest.layers:
             shape = "x".join(map(str, layer.shape))
             table.add_row(
-                layer.node,
+                escape(layer.node),
                 shape,
                 layer.format,
                 layer.activation,
@@ -101,6 +98,7 @@ def _node(screen: Screen, manifest: Manifest, node: str) -> None:
 def _model(screen: Screen, path: Path, ir: bool, node: str | None) -> None:
     import collections
 
+    from rich.markup import escape
     from rich.table import Table
 
     from qcc.frontend import onnx_file
@@ -131,7 +129,9 @@ def _model(screen: Screen, path: Path, ir: bool, node: str | None) -> None:
         )
     counts = dict(collections.Counter(row["op"] for row in rows).most_common())
     if not ir:
-        screen.console.print(f"[bold]{path.name}[/bold]  {len(rows)} operations, weights {size(program.weights.bytes)}")
+        screen.console.print(
+            f"[bold]{escape(path.name)}[/bold]  {len(rows)} operations, weights {size(program.weights.bytes)}"
+        )
         screen.console.print("  " + ", ".join(f"{count} {op}" for op, count in counts.items()))
         table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
         for column in ("node", "operator", "weights", "bytes"):
@@ -139,7 +139,10 @@ def _model(screen: Screen, path: Path, ir: bool, node: str | None) -> None:
         for row in rows:
             if row["weights"] or node is not None:
                 table.add_row(
-                    row["node"], row["op"], " ".join("x".join(map(str, s)) for s in row["weights"]), size(row["bytes"])
+                    escape(row["node"]),
+                    row["op"],
+                    " ".join("x".join(map(str, s)) for s in row["weights"]),
+                    size(row["bytes"]),
                 )
         screen.console.print(table)
     screen.result({"operations": len(rows), "weight_bytes": program.weights.bytes, "operators": counts, "nodes": rows})

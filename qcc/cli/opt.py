@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ._frame import DebugFlag, Screen
+from ._frame import DebugFlag, JsonFlag, QuietFlag, Screen
 
 
 def command(
@@ -19,11 +19,14 @@ def command(
         Path | None, typer.Option(help="The .safetensors file with the weights that the IR names.")
     ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Print why patterns declined, to stderr.")] = False,
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
     debug: DebugFlag = False,
 ) -> None:
     """Run passes over IR text and print the result."""
     del debug
     import sys
+    from dataclasses import asdict
 
     from xdsl.utils.arg_spec import parse_pipeline
     from xdsl.utils.exceptions import ArgSpecParseError
@@ -52,7 +55,9 @@ def command(
         raise BadInput(f"-p {passes!r}: {error}", hint="write it like -p canonicalize,fold_affine") from error
     pipeline.run(list(chosen), program, ProgramContext(program=program))
     print(show(program.module), end="")
+    screen = Screen(as_json=json, quiet=quiet)
     if explain:
-        screen = Screen(as_json=False, quiet=False)
         for decision in program.decisions:
             screen.console.print(f"{decision.action} {decision.node}: {decision.reason}", markup=False)
+    count = sum(1 for _ in program.module.walk())
+    screen.result({"operations": count, "decisions": [asdict(decision) for decision in program.decisions]})

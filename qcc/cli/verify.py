@@ -24,6 +24,7 @@ def command(
     del debug
     from dataclasses import asdict
 
+    from rich.markup import escape
     from rich.table import Table
 
     from qcc import api
@@ -32,7 +33,7 @@ def command(
     report = api.verify(artifact, against, samples=samples, min_sqnr=min_sqnr, max_error=max_error)
     console = screen.console
     for failure in report.failures:
-        console.print(f"[bold red]failed[/bold red] {failure}")
+        console.print(f"[bold red]failed[/bold red] {escape(failure)}")
     if report.files_ok:
         what = "against the float model on random inputs" if against else "on the stored samples"
         mark = "[green]ok[/green]  " if report.ok else ""
@@ -42,7 +43,7 @@ def command(
         table.add_column("worst layers")
         table.add_column("dB", justify="right")
         for layer in report.worst:
-            table.add_row(layer.node, f"{layer.sqnr_db:.1f}")
+            table.add_row(escape(layer.node), f"{layer.sqnr_db:.1f}")
         console.print(table)
     screen.result(
         {

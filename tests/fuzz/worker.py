@@ -32,7 +32,7 @@ from qcc.ir.text import parse, show
 
 HEADROOM = 1 << 30
 """Bytes of address space that reading a small model may take beyond what the imports took."""
-_LONGEST_MESSAGE = 1000
+_LONGEST_MESSAGE = 800
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What the tests of the IR share: small ONNX models from a compact description, programs from text, ONNX Runtime as the judge."""
+"""What the tests of the IR share: small ONNX models, programs from text, and ONNX Runtime as the judge."""
 
 from __future__ import annotations
 

@@ -11,17 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import AttributeProto, TensorProto, helper
-from tests.ir.helpers import same_array
 from xdsl.dialects.builtin import ArrayAttr, DenseArrayBase, FloatAttr, IntegerAttr, IntegerType, UnitAttr, f64
 from xdsl.ir import Attribute
 from xdsl.parser import Parser
 from xdsl.utils.exceptions import VerifyException
 
 from qcc.ir import attributes as attr
-from qcc.ir.attributes import FloatsAttr, TensorAttr
+from qcc.ir.attributes import TensorAttr
 from qcc.ir.errors import NotSupported
 from qcc.ir.text import context
 from qcc.ir.types import ELEMENTS, Element
+from tests.ir.helpers import same_array
 
 CONTEXT = context()
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -96,7 +96,11 @@ def arrays(draw: st.DrawFn, row: Element) -> np.ndarray:
     if row.schema == "bool":
         return draw(hnp.arrays(np.bool_, shape))
     if row.bits < 8:
-        return draw(hnp.arrays(np.uint8, shape, elements=st.integers(0, 2**row.bits - 1))).astype(np.float32).astype(row.numpy)
+        return (
+            draw(hnp.arrays(np.uint8, shape, elements=st.integers(0, 2**row.bits - 1)))
+            .astype(np.float32)
+            .astype(row.numpy)
+        )
     raw = draw(hnp.arrays(np.uint8, (*shape, row.numpy.itemsize)))
     return raw.view(row.numpy).reshape(shape)
 

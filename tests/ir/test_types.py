@@ -130,10 +130,15 @@ def test_sparse_tensor_is_not_supported() -> None:
         (tensor_proto(TensorProto.BFLOAT16, None), "tensor(bfloat16)"),
         (onnx.helper.make_sequence_type_proto(tensor_proto(TensorProto.INT64, [])), "seq(tensor(int64))"),
         (
-            onnx.helper.make_optional_type_proto(onnx.helper.make_sequence_type_proto(tensor_proto(TensorProto.STRING, []))),
+            onnx.helper.make_optional_type_proto(
+                onnx.helper.make_sequence_type_proto(tensor_proto(TensorProto.STRING, []))
+            ),
             "optional(seq(tensor(string)))",
         ),
-        (onnx.helper.make_map_type_proto(TensorProto.INT64, tensor_proto(TensorProto.FLOAT, [])), "map(int64,tensor(float))"),
+        (
+            onnx.helper.make_map_type_proto(TensorProto.INT64, tensor_proto(TensorProto.FLOAT, [])),
+            "map(int64,tensor(float))",
+        ),
         (TypeProto(), ""),
     ],
 )

@@ -11,11 +11,11 @@ import pytest
 import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.ir.helpers import same_array
 
 from qcc.ir.errors import BadInput
 from qcc.ir.types import ELEMENTS
 from qcc.ir.weights import WeightStore, locate
+from tests.ir.helpers import same_array
 
 STORED = [row for row in ELEMENTS if row.schema != "string"]
 NATIVE = [row for row in STORED if row.safetensors and row.numpy.isbuiltin == 1]
@@ -76,7 +76,11 @@ def test_the_safetensors_package_accepts_every_header(tmp_path: Path) -> None:
 
 
 def test_a_file_of_the_safetensors_package_is_read(tmp_path: Path) -> None:
-    arrays = {"a": sample(np.dtype(np.float32)), "b": sample(np.dtype(np.int8), (7,)), "c": sample(np.dtype(np.float64))}
+    arrays = {
+        "a": sample(np.dtype(np.float32)),
+        "b": sample(np.dtype(np.int8), (7,)),
+        "c": sample(np.dtype(np.float64)),
+    }
     file = tmp_path / "other.safetensors"
     safetensors.numpy.save_file(arrays, file, metadata={"format": "pt"})
     store = WeightStore.open(file)

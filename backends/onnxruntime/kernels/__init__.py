@@ -1,7 +1,7 @@
 """Kernels of ONNX Runtime for `q` operations: one file a kernel, and this folder is the registry.
 
-A kernel module offers `offers(task, speed) -> list[Choice]` (empty where it does not apply) and `lower(op, choice, lowering)`,
-which gives the value that replaces the operation.
+A kernel module offers `offers(task, speed) -> list[Choice]` (empty where it does not apply) and
+`lower(op, choice, lowering)`, which gives the value that replaces the operation.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`com.microsoft.DynamicQuantizeMatMul`: int8 weights by output channel, activations quantized to u8 by tensor at run time."""
+"""`com.microsoft.DynamicQuantizeMatMul`: int8 weights by output channel, activations made u8 by tensor at run time."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""The definition itself: weights are stored as codes and decoded by standard operators, which ONNX Runtime folds when it loads.
+"""The definition itself: weights are stored as codes and decoded by standard operators, which ONNX Runtime folds.
 
-Small on disk, float in memory, float speed; with integer activations it computes the same numbers without integer kernels.
+It does so when it loads: small on disk, float in memory, float speed. With integer activations the same numbers are
+computed without integer kernels.
 """
 
 from __future__ import annotations

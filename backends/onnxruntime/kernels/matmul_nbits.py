@@ -1,7 +1,7 @@
-"""`com.microsoft.MatMulNBits`: weights of 2, 4 or 8 bits in blocks along K, float activations or int8 by block (level 4).
+"""`com.microsoft.MatMulNBits`: weights of 2, 4 or 8 bits in blocks along K, activations float or int8 by block.
 
-Codes lie as [N, blocks, block * bits / 8] bytes, low code first; unsigned with an implicit zero point of 2^(bits-1) where the
-format is symmetric. The blocks of activations at level 4 are quantized to int8 inside the kernel.
+Codes lie as [N, blocks, block * bits / 8] bytes, low code first; unsigned with an implicit zero point of 2^(bits-1)
+where the format is symmetric. At accuracy level 4 the kernel itself quantizes blocks of activations to int8.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _BITS = (2, 4, 8)
 
 
 def offers(task: KernelTask, speed: Speed) -> list[Choice]:
-    """One choice where the format has blocks of 16, 32, 64 ... along K and activations are float or int8 in the same blocks."""
+    """One choice where the format has blocks of 16, 32, 64 ... along K; activations are float, or int8 in the same."""
     fmt, block = task.weight_format, _block(task)
     if (
         task.op != "q.linear"

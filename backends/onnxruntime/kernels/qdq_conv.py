@@ -1,4 +1,4 @@
-"""A convolution between DequantizeLinear nodes and, below it, a QuantizeLinear: ONNX Runtime fuses the four into QLinearConv."""
+"""A convolution between DequantizeLinear nodes and a QuantizeLinear: ONNX Runtime fuses the four into QLinearConv."""
 
 from __future__ import annotations
 

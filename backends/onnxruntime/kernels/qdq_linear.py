@@ -1,4 +1,4 @@
-"""A linear layer between DequantizeLinear nodes, which ONNX Runtime fuses into an integer product with one scale at the end."""
+"""A linear layer between DequantizeLinear nodes: ONNX Runtime fuses them into an integer product with one scale."""
 
 from __future__ import annotations
 
