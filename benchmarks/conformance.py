@@ -15,6 +15,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -29,7 +30,8 @@ from qcc.ir.program import Program
 from qcc.ir.text import parse, show
 from qcc.ir.weights import WeightStore
 
-Value = np.ndarray | list[object] | None
+Value = np.ndarray | list[Any] | None
+"""Any: the items of a sequence are values again."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def through_qcc(test: NodeTest) -> ModelProto:
 def same(left: Value, right: Value) -> bool:
     """Equal to the bit, NaN included; sequences item by item."""
     if isinstance(left, list) and isinstance(right, list):
-        return len(left) == len(right) and all(same(a, b) for a, b in zip(left, right, strict=True))  # pyright: ignore[reportArgumentType]
+        return len(left) == len(right) and all(same(a, b) for a, b in zip(left, right, strict=True))
     if left is None or right is None:
         return left is right
     a, b = np.asarray(left), np.asarray(right)

@@ -1,4 +1,4 @@
-"""External data of an ONNX file: initializers are mapped where they lie, and no path leads out of the model's folder."""
+"""External data of an ONNX file: initializers are mapped where they lie; no path leads out of the model's folder."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The ONNX door: a file, or a `ModelProto`, to a `Program`.
 
-The road: look at the first bytes, parse, lift large weights out of the graph (mapped where they lie in external files), raise old
-opsets with the version converter, inline local functions, infer shapes, build the module, verify it.
+The road: look at the first bytes, parse, lift large weights out of the graph (mapped where they lie in external files),
+inline local functions, raise old opsets with the version converter, infer shapes, build the module, verify it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _AS_IS = Shapes()
 
 
 def read(path: Path, *, shapes: Shapes = _AS_IS) -> Program:
-    """The program of an ONNX file, with its external data mapped. `BadInput` or `NotSupported` say what is wrong and where."""
+    """The program of an ONNX file, with its external data mapped. `BadInput` or `NotSupported` say what is wrong."""
     model = _parse(path)
     store = WeightStore()
     map_external(model, path, store)
@@ -145,7 +145,7 @@ def _parse(path: Path) -> ModelProto:
                 f"{path} is {what}, not an ONNX model", hint="give an .onnx file, or use the file's own extension"
             )
     try:
-        model = onnx.load_model(os.fspath(path), load_external_data=False)
+        model = onnx.load_model(os.fspath(path), load_external_data=False)  # pyright: ignore[reportUnknownMemberType]
     except (DecodeError, ValueError, OSError) as error:
         raise BadInput(
             f"{path}: not an ONNX model, or truncated ({_line(error)})", hint="copy or export the model again"
@@ -198,7 +198,7 @@ def _check_opsets(model: ModelProto, name: str) -> None:
 
 def _check_structure(model: ModelProto, name: str) -> None:
     try:
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(model)  # pyright: ignore[reportUnknownMemberType]
     except onnx.checker.ValidationError as error:
         raise BadInput(
             f"{name}: not a valid ONNX graph: {_line(error)}", hint="check the model with onnx.checker"
@@ -222,13 +222,13 @@ def _check_domains(graph: GraphProto, opsets: dict[str, int], name: str) -> None
         if node.domain not in DIALECTS:
             known = ", ".join(d or "ai.onnx" for d in DIALECTS)
             raise NotSupported(
-                f"{name}: node {node.name!r}: operator {node.op_type} is of the unknown domain {node.domain!r}",
+                f"{name}: node {node.name!r}: operator {node.op_type!r} is of the unknown domain {node.domain!r}",
                 hint=f"known domains: {known}",
             )
         if lookup(node.domain, node.op_type, opsets.get(node.domain, latest_opset(node.domain))) is None:
             version = opsets.get(node.domain, "none")
             raise NotSupported(
-                f"{name}: node {node.name!r}: {node.domain or 'ai.onnx'} has no operator {node.op_type} at opset {version}"
+                f"{name}: node {node.name!r}: {node.domain or 'ai.onnx'} has no operator {node.op_type!r} at opset {version}"
             )
 
 
@@ -261,7 +261,8 @@ def _raise_opset(model: ModelProto, lowest: int, name: str) -> ModelProto:
 def _lift_weights(model: ModelProto, store: WeightStore) -> dict[str, str]:
     """Move large tensors of the top graph to the store and leave graph inputs in their place; graph name -> store name.
 
-    As inputs they cost nothing to the checker, the version converter, the inliner and inference, and cannot grow past 2 GiB.
+    As inputs they cost nothing to the checker, the version converter, the inliner and inference, and cannot grow past
+    2 GiB.
     """
     graph, lifted = model.graph, dict[str, str]()
     initialized = {t.name for t in graph.initializer}

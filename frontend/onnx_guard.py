@@ -1,4 +1,4 @@
-"""What the ONNX libraries are spared, because they do not answer it with errors of their own, but with others or a crash.
+"""What the ONNX libraries are spared, because they answer it not with errors of their own, but with others or a crash.
 
 Text that is not UTF-8; tensors whose data is not what their type and shape say; graph outputs that nothing computes.
 """
@@ -6,7 +6,7 @@ Text that is not UTF-8; tensors whose data is not what their type and shape say;
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -26,7 +26,7 @@ _DAMAGED = "the file is damaged: copy or export it again"
 
 
 def check(model: ModelProto, name: str) -> None:
-    """Raise `BadInput` unless all text is readable, every shape possible, and every tensor in the file as long as its shape."""
+    """Raise `BadInput` unless all text is readable, every shape possible, and every tensor as long as its shape."""
     for message, fields in _messages(model):
         _check_text(message, fields, name)
         if isinstance(message, TensorProto):
@@ -37,7 +37,7 @@ def check(model: ModelProto, name: str) -> None:
 
 
 def check_functions(model: ModelProto, name: str) -> None:
-    """Raise where inlining the local functions would not end: one calls itself, or they call each other without measure."""
+    """Raise where inlining local functions would not end: one calls itself, or they call each other without measure."""
     bodies = {_called(f.domain, f.name, f.overload): f.node for f in model.functions}
     sizes: dict[tuple[str, str, str], int] = {}
 
@@ -82,11 +82,18 @@ def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
 
 
 def check_outputs(graph: GraphProto, name: str, outer: frozenset[str] = frozenset()) -> None:
-    """Raise `BadInput` where a graph gives a value that nothing computes: the checker overlooks it, the version converter crashes."""
-    known = outer.union((i.name for i in graph.input), (t.name for t in graph.initializer), *(n.output for n in graph.node))
+    """Raise `BadInput` where a graph gives a value that nothing computes.
+
+    The checker overlooks it, and the version converter crashes.
+    """
+    known = outer.union(
+        (i.name for i in graph.input), (t.name for t in graph.initializer), *(n.output for n in graph.node)
+    )
     for output in graph.output:
         if output.name not in known:
-            raise BadInput(f"{name}: graph output {output.name!r} is computed by no node", hint="the graph is incomplete")
+            raise BadInput(
+                f"{name}: graph output {output.name!r} is computed by no node", hint="the graph is incomplete"
+            )
     for node in graph.node:
         for inner in subgraphs(node):
             check_outputs(inner, name, known)
@@ -111,8 +118,8 @@ def without_long_vectors(model: ModelProto, run: Callable[[ModelProto], ModelPro
     return result
 
 
-def _messages(message: Message) -> Iterator[tuple[Message, list[tuple[FieldDescriptor, Any]]]]:
-    """Every message from `message` down, with the fields that are set: what a value is depends on its field."""
+def _messages(message: Message) -> Iterator[tuple[Message, Sequence[tuple[FieldDescriptor, Any]]]]:
+    """Every message from `message` down, with the fields that are set. Any: what a value is depends on its field."""
     fields = message.ListFields()
     yield message, fields
     for field, value in fields:
@@ -121,10 +128,12 @@ def _messages(message: Message) -> Iterator[tuple[Message, list[tuple[FieldDescr
                 yield from _messages(item)
 
 
-def _check_text(message: Message, fields: list[tuple[FieldDescriptor, Any]], name: str) -> None:
+def _check_text(message: Message, fields: Sequence[tuple[FieldDescriptor, Any]], name: str) -> None:
     """Protobuf gives text that is not UTF-8 as bytes."""
     for field, value in fields:
-        if field.type == FieldDescriptor.TYPE_STRING and any(isinstance(t, bytes) for t in (value if field.is_repeated else (value,))):
+        if field.type == FieldDescriptor.TYPE_STRING and any(
+            isinstance(t, bytes) for t in (value if field.is_repeated else (value,))
+        ):
             raise BadInput(f"{name}: the {field.name} of a {message.DESCRIPTOR.name} is not UTF-8 text", hint=_DAMAGED)
 
 
@@ -147,4 +156,6 @@ def _check_data(tensor: TensorProto, where: str) -> None:
         held, unit = len(getattr(tensor, helper.tensor_dtype_to_field(tensor.data_type))), "items"
         needed = bytes_needed if element.bits < 8 else 2 * count if element.numpy.kind == "c" else count
     if held != needed:
-        raise BadInput(f"{where} holds {held} {unit} of data where its shape {list(tensor.dims)} needs {needed}", hint=_DAMAGED)
+        raise BadInput(
+            f"{where} holds {held} {unit} of data where its shape {list(tensor.dims)} needs {needed}", hint=_DAMAGED
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 from xdsl.dialects.builtin import DictionaryAttr, ModuleOp
 from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import Attribute, Block, SSAValue
@@ -42,6 +43,10 @@ class Program:
     module: ModuleOp
     weights: WeightStore
     decisions: list[Decision] = field(default_factory=list[Decision])
+    peaks: dict[str, np.ndarray] = field(default_factory=dict[str, np.ndarray])
+    """Largest magnitudes of activations by channel, where calibration took them: float32 [K] by value."""
+    hessians: dict[str, np.ndarray] = field(default_factory=dict[str, np.ndarray])
+    """Second moments of activations, where calibration took them: float64 [K, K] by value."""
 
     @property
     def main(self) -> FuncOp:
@@ -74,7 +79,7 @@ class Program:
 
     def clone(self) -> Program:
         """A copy to rewrite; arrays are shared."""
-        return Program(self.module.clone(), self.weights.copy(), list(self.decisions))
+        return Program(self.module.clone(), self.weights.copy(), list(self.decisions), self.peaks, self.hessians)
 
     def weight_ops(self) -> Iterator[Weight]:
         """Every `q.weight` of the module."""

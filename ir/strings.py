@@ -1,4 +1,5 @@
-"""String literals of IR text, in any script: xDSL prints what is not ASCII as escaped bytes and lexes those as another token."""
+"""String literals of IR text, in any script: xDSL prints what is not ASCII as escaped bytes, which it lexes as another
+token."""
 
 from __future__ import annotations
 

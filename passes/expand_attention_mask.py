@@ -1,6 +1,6 @@
-"""`Attention(q, k, v, mask) = Attention(q, k, v, Expand(mask, [.., length of q, 1]))` for a mask that is the same for every query.
+"""`Attention(q, k, v, mask) = Attention(q, k, v, Expand(mask, [.., length of q, 1]))`: one mask for every query.
 
-ONNX lets the mask broadcast; ONNX Runtime 1.31 wants its axis of queries written out. Padding masks arrive with 1 there.
+ONNX lets the mask broadcast; ONNX Runtime 1.31 wants its axis of queries in full. Padding masks arrive with 1 there.
 """
 
 from __future__ import annotations

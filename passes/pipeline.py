@@ -22,6 +22,7 @@ from .quantize_activations import QuantizeActivations
 from .quantize_conv import QuantizeConv
 from .quantize_embedding import QuantizeEmbedding
 from .quantize_linear import QuantizeLinear
+from .smooth_activations import SmoothActivations
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,18 @@ def simplify() -> list[Pass]:
     ]
 
 
+def smooth(scheme: str, ignore: tuple[str, ...]) -> list[Pass]:
+    """Before ranges are taken: what makes activations easier to quantize."""
+    return [SmoothActivations(scheme, ignore)]
+
+
 def quantize(options: QuantizeOptions) -> list[Pass]:
     """Weights first, because activations are chosen around quantized weights."""
     o = options
     return [
         QuantizeLinear(o.scheme, o.group_size, o.algorithm, o.ignore, o.include),
         QuantizeConv(o.scheme, o.group_size, o.algorithm, o.ignore, o.include),
-        QuantizeEmbedding(o.scheme, o.group_size, o.algorithm, o.include),
+        QuantizeEmbedding(o.scheme, o.group_size, o.algorithm, o.ignore, o.include),
         FuseBias(),
         QuantizeActivations(o.scheme, o.group_size, o.observer),
     ]

@@ -14,7 +14,7 @@ from qcc.ir.rewrite import Rewrite, array_of, rank_of, replace, weight_name
 
 from . import schemes
 from .quantize_linear import quantized_weight
-from .selection import constant_weight, matches
+from .selection import Selection, constant_weight
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class QuantizeEmbedding(Rewrite):
     scheme: str = "W4A16"
     group_size: int = 0
     algorithm: str = "rtn"
+    ignore: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
 
     def rewrite(self, op: Operation, program: Program) -> bool | str:
@@ -41,8 +42,12 @@ class QuantizeEmbedding(Rewrite):
         ):
             return False
         key = weight_name(op.operands[0], op.node)
-        if not any(matches(pattern, name) for pattern in self.include for name in (op.node, key)):
-            program.decide(op.node, "skipped", "embedding: left alone unless --include names it")
+        selection, table_value = Selection(self.ignore, self.include), op.operands[0]
+        reason = selection.skip_reason(op, table_value, 8, program)
+        if not reason and not selection.includes(op, table_value):
+            reason = "embedding: left alone unless --include names it"
+        if reason:
+            program.decide(op.node, "skipped", reason)
             return False
         table = array_of(op.operands[0], program)
         assert table is not None

@@ -18,6 +18,7 @@ from qcc.ir.rewrite import Rewrite, array_of, builder, rank_of, replace, weight_
 from qcc.ir.types import QuantizedType
 
 from . import algorithms, schemes
+from .calibrate import key_of
 from .selection import Selection, constant_weight
 
 
@@ -48,7 +49,9 @@ class QuantizeLinear(Rewrite):
             return False
         weight, bias = _weight_and_bias(op, program)
         fmt = scheme.linear_format(self.group_size)
-        w = quantized_weight(op, weight_name(op.operands[1], op.node), weight, fmt, self.algorithm, program)
+        hessian = program.hessians.get(key_of(op.operands[0])) if program.hessians else None
+        key = weight_name(op.operands[1], op.node)
+        w = quantized_weight(op, key, weight, fmt, self.algorithm, program, hessian)
         linear = Linear([op.operands[0], w, bias], [op.results[0].type], node=op.node)
         Rewriter.insert_op(linear, InsertPoint.before(op))
         replace(op, linear.results[0])
@@ -86,23 +89,31 @@ def _weight_and_bias(op: OnnxOp, program: Program) -> tuple[np.ndarray, SSAValue
 
 
 def quantized_weight(
-    op: Operation, key: str, weight: np.ndarray, fmt: Format, algorithm: str, program: Program
+    op: Operation,
+    key: str,
+    weight: np.ndarray,
+    fmt: Format,
+    algorithm: str,
+    program: Program,
+    hessian: np.ndarray | None = None,
 ) -> SSAValue:
     """Fit `weight` in `fmt`, put its parts into the store, and give the `q.weight` before `op`. Equal ones share it.
 
     One stored tensor may serve as several weights (transposed, scaled), so the codes decide, not the name.
     """
     type_ = QuantizedType.of(TensorType(builtin.f32, weight.shape), fmt)
-    fitted = algorithms.load(algorithm)(weight, fmt)
+    fitted = algorithms.load(algorithm)(weight, fmt, hessian)
     for other in program.weight_ops():
         if (
             other.result.type == type_
             and other.weight.rstrip("'") == f"{key}.q"
             and other.parent is op.parent
-            and other.is_before_in_block(op)
             and np.array_equal(program.weights[part(other.weight, "codes")], fitted.codes)
             and np.array_equal(program.weights[part(other.weight, "scale")], fitted.scale)
         ):
+            if not other.is_before_in_block(op):
+                other.detach()
+                Rewriter.insert_op(other, InsertPoint.before(op))
             return other.result
     unique = f"{key}.q"
     while part(unique, "codes") in program.weights:

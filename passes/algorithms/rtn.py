@@ -20,8 +20,12 @@ _GRID = np.linspace(1.0, 0.55, 19, dtype=np.float32)
 _CHUNK = 1 << 16
 
 
-def fit(weight: np.ndarray, fmt: Format) -> Fitted:
-    """Codes of `weight` [any shape, float] in an integer format with one level of scales (float32)."""
+def fit(weight: np.ndarray, fmt: Format, hessian: np.ndarray | None = None) -> Fitted:
+    """Codes of `weight` [any shape, float] in an integer format with one level of scales (float32).
+
+    The statistics of its input are not used.
+    """
+    del hessian
     shape = weight.shape
     grid = _GRID if fmt.bits < 8 else _GRID[:1]
     blocks, restore = _as_blocks(weight, fmt)

@@ -23,8 +23,8 @@ from qcc.ir.kernel_task import Picker, cheapest
 from qcc.ir.program import Program
 from qcc.ir.rewrite import Pass, ProgramContext
 from qcc.ir.verify import compare
-from qcc.passes import observers, pipeline, schemes
-from qcc.passes.calibrate import calibrate
+from qcc.passes import algorithms, observers, pipeline, schemes
+from qcc.passes.calibrate import calibrate, channel_peaks, hessians
 from qcc.passes.selection import check_patterns
 
 from .capture import capture, input_specs, is_path, refuse_collections
@@ -153,6 +153,13 @@ def _quantize(model: object, inputs: Any, options: Options, calibration: Any, wo
     progress.stage("simplify")
     pipeline.run(pipeline.simplify(), state.program, ctx, after=check)
     state.simplified = state.program.clone()
+    if scheme.activation and data.calibration:
+        progress.stage("smooth activations")
+        program.peaks = channel_peaks(program, data.calibration, progress=progress.step)
+        pipeline.run(pipeline.smooth(options.scheme, options.ignore), program, ctx, after=check)
+    if algorithms.needs_hessian(options.algorithm):
+        progress.stage("take second moments")
+        program.hessians = hessians(program, data.calibration, progress=progress.step)
     if scheme.needs_calibration:
         progress.stage("calibrate")
         binned = observers.reads_bins(options.observer)

@@ -59,6 +59,11 @@ class Options:
                 hint="pass --calibration FILE.npz or FOLDER; W8A8_DYNAMIC needs none; "
                 "--calibration random only to try speed",
             )
+        if algorithms.needs_hessian(self.algorithm) and not self.calibration:
+            raise BadInput(
+                f"algorithm {self.algorithm} needs calibration data for the second moments of activations",
+                hint="pass --calibration FILE.npz or FOLDER, or --algorithm rtn",
+            )
         if self.calibration_limit < 1:
             raise BadInput("the calibration limit must be at least 1")
         if self.seed < 0:

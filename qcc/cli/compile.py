@@ -163,8 +163,8 @@ def _show(screen: Screen, manifest: Manifest, destination: Path, seconds: float,
 def _show_plan(screen: Screen, made: Plan, explain: bool) -> None:
     console = screen.console
     console.print(
-        f"\nWould compile with {made.scheme} for {made.target}: weights {size(made.float_bytes)} -> {size(made.bytes)}; "
-        "nothing was written"
+        f"\nWould compile with {made.scheme} for {made.target}: "
+        f"weights {size(made.float_bytes)} -> {size(made.bytes)}; nothing was written"
     )
     for decision in made.decisions:
         if explain or decision.action in ("quantized", "skipped"):

@@ -15,9 +15,46 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
-_INTEGERS = (0, 1, -1, 2, 3, 7, 8, 16, 26, 27, 127, 255, 1 << 16, (1 << 31) - 1, 1 << 31, 1 << 32, 1 << 40, 1 << 62, (1 << 63) - 1, -(1 << 63), -2, -3)
+_INTEGERS = (
+    0,
+    1,
+    -1,
+    2,
+    3,
+    7,
+    8,
+    16,
+    26,
+    27,
+    127,
+    255,
+    1 << 16,
+    (1 << 31) - 1,
+    1 << 31,
+    1 << 32,
+    1 << 40,
+    1 << 62,
+    (1 << 63) - 1,
+    -(1 << 63),
+    -2,
+    -3,
+)
 _FLOATS = (0.0, -0.0, 1.0, -1.0, 0.5, 1e-45, 3e38, float("inf"), float("-inf"), float("nan"))
-_TEXTS = (b"", b"x", b"\xff\xfe", b"a\nb", b"a\0b", "größe".encode(), b"%s%n{}", b"../../etc/passwd", b'"', b"0", b"-1", b"9" * 30, b"n" * 5000)
+_TEXTS = (
+    b"",
+    b"x",
+    b"\xff\xfe",
+    b"a\nb",
+    b"a\0b",
+    "größe".encode(),
+    b"%s%n{}",
+    b"../../etc/passwd",
+    b'"',
+    b"0",
+    b"-1",
+    b"9" * 30,
+    b"n" * 5000,
+)
 _BYTES = (0x00, 0x01, 0x08, 0x0A, 0x12, 0x7F, 0x80, 0xFF)
 
 
@@ -164,7 +201,11 @@ def _other_attribute(model: ModelProto, rng: random.Random) -> None:
         return
     node = rng.choice(nodes)
     names = _attribute_names(node.domain, node.op_type)
-    attribute = rng.choice(node.attribute) if node.attribute and rng.random() < 0.5 else node.attribute.add(name=rng.choice(names or ("axis",)))
+    attribute = (
+        rng.choice(node.attribute)
+        if node.attribute and rng.random() < 0.5
+        else node.attribute.add(name=rng.choice(names or ("axis",)))
+    )
     attribute.type = rng.choice(list(AttributeProto.AttributeType.values()))
     attribute.i, attribute.f, attribute.s = rng.choice(_INTEGERS), rng.choice(_FLOATS), rng.choice(_TEXTS)
     attribute.ints.extend(rng.choice(_INTEGERS) for _ in range(rng.randrange(4)))
@@ -212,7 +253,10 @@ def _nest_graph(model: bytes, rng: random.Random) -> bytes:
     output = onnx.ValueInfoProto(name="nested").SerializeToString()
     for _ in range(rng.choice((1, 5, 20, 30, 33, 40, 300, 5000))):
         graph = _field(1, node) + _field(2, b"level") + _field(12, output)
-        branches = (_field(5, _field(1, name) + _field(6, graph) + b"\xa0\x01\x05") for name in (b"then_branch", b"else_branch")[: rng.choice((1, 1, 2))])
+        branches = (
+            _field(5, _field(1, name) + _field(6, graph) + b"\xa0\x01\x05")
+            for name in (b"then_branch", b"else_branch")[: rng.choice((1, 1, 2))]
+        )
         node = _field(1, _names(proto)[-1].encode()) + _field(2, b"nested") + _field(4, b"If") + b"".join(branches)
         if len(node) > 1 << 16:
             break
@@ -234,13 +278,34 @@ def _call_itself(model: ModelProto, rng: random.Random) -> None:
     if not nodes:
         return
     used = rng.choice(nodes)
-    function = model.functions.add(name=used.op_type, domain=used.domain, input=used.input, output=used.output, opset_import=model.opset_import)
+    function = model.functions.add(
+        name=used.op_type, domain=used.domain, input=used.input, output=used.output, opset_import=model.opset_import
+    )
     function.node.add().CopyFrom(used if rng.random() < 0.5 else rng.choice(nodes))
 
 
 _STRUCTURAL = (
-    *(_set_field, _set_field, _set_present_field, _set_present_field, _set_present_field, _clear_field, _clear_field, _double_item),
-    *(_swap_items, _graft, _rename, _rename, _make_cycle, _other_operator, _other_attribute, _other_attribute, _other_dims),
+    *(
+        _set_field,
+        _set_field,
+        _set_present_field,
+        _set_present_field,
+        _set_present_field,
+        _clear_field,
+        _clear_field,
+        _double_item,
+    ),
+    *(
+        _swap_items,
+        _graft,
+        _rename,
+        _rename,
+        _make_cycle,
+        _other_operator,
+        _other_attribute,
+        _other_attribute,
+        _other_dims,
+    ),
     *(_other_dims, _other_element_type, _other_opset, _nest_type, _call_itself),
 )
 
@@ -306,4 +371,13 @@ def _operators() -> list[tuple[str, str]]:
 
 @cache
 def _attribute_names(domain: str, op_type: str) -> tuple[str, ...]:
-    return tuple(sorted({n for s in onnx.defs.get_all_schemas_with_history() if (s.domain, s.name) == (domain, op_type) for n in s.attributes}))
+    return tuple(
+        sorted(
+            {
+                n
+                for s in onnx.defs.get_all_schemas_with_history()
+                if (s.domain, s.name) == (domain, op_type)
+                for n in s.attributes
+            }
+        )
+    )

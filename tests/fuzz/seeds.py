@@ -15,23 +15,55 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 NODE_TESTS = (
     # subgraphs, sequences and optionals
-    *("if", "if_opt", "if_seq", "loop11", "loop13_seq", "loop16_seq_none", "scan_sum", "scan9_sum", "split_to_sequence_1"),
+    *(
+        "if",
+        "if_opt",
+        "if_seq",
+        "loop11",
+        "loop13_seq",
+        "loop16_seq_none",
+        "scan_sum",
+        "scan9_sum",
+        "split_to_sequence_1",
+    ),
     *("sequence_map_identity_1_sequence_1_tensor_expanded", "sequence_insert_at_back", "optional_get_element_sequence"),
     # strings and other domains
-    *("string_concat", "equal_string", "ai_onnx_ml_label_encoder_string_int", "ai_onnx_ml_tree_ensemble_set_membership"),
+    *(
+        "string_concat",
+        "equal_string",
+        "ai_onnx_ml_label_encoder_string_int",
+        "ai_onnx_ml_tree_ensemble_set_membership",
+    ),
     "adam_multiple",
     # quantized and narrow types
     *("quantizelinear_int4", "quantizelinear_blocked_asymmetric", "quantizelinear_e4m3fn", "dequantizelinear_int2"),
-    *("dequantizelinear_blocked", "qlinearconv", "qlinearmatmul_2D_uint8_float32", "cast_FLOAT_to_INT4", "constant_pad"),
+    *(
+        "dequantizelinear_blocked",
+        "qlinearconv",
+        "qlinearmatmul_2D_uint8_float32",
+        "cast_FLOAT_to_INT4",
+        "constant_pad",
+    ),
     *("bitcast_2d_float32_to_int32",),
     # shape rules with many attributes
-    *("basic_conv_with_padding", "convtranspose_pads", "reshape_allowzero_reordered", "constant", "lstm_with_peepholes"),
+    *(
+        "basic_conv_with_padding",
+        "convtranspose_pads",
+        "reshape_allowzero_reordered",
+        "constant",
+        "lstm_with_peepholes",
+    ),
     *("maxunpool_export_with_output_shape", "roialign_aligned_true", "deform_conv_with_mask_bias", "gridsample"),
     *("attention_4d_with_past_and_present_qk_matmul", "unsqueeze_two_axes", "top_k", "flexattention_diff_head_sizes"),
     *("nllloss_NCd1d2_expanded", "bernoulli_expanded", "squeeze", "gru_batchwise"),
     # opsets that the version converter raises
     *("resize_upsample_scales_linear", "upsample_nearest", "batchnorm_epsilon_training_mode", "einsum_batch_matmul"),
-    *("slice", "split_variable_parts_1d_opset18", "nonmaxsuppression_two_classes", "layer_normalization_2d_axis0_expanded"),
+    *(
+        "slice",
+        "split_variable_parts_1d_opset18",
+        "nonmaxsuppression_two_classes",
+        "layer_normalization_2d_axis0_expanded",
+    ),
 )
 
 
@@ -161,7 +193,9 @@ main (float[1, 4, 6, 6] x, float[4] gamma, float[4] beta, float[4] mean, float[4
   e = Softmax <axis = 1> (d)
   y = Pad <pads = [0, 0, 0, 0], mode = "constant", value = 0.0> (e)
 }
-""".replace("float[4] gamma,", "int64[2] shape, float[4] gamma,").replace("<float[4] gamma", "<int64[2] shape = {1, 576}, float[4] gamma")
+""".replace("float[4] gamma,", "int64[2] shape, float[4] gamma,").replace(
+    "<float[4] gamma", "<int64[2] shape = {1, 576}, float[4] gamma"
+)
 
 
 def _external() -> Seed:

@@ -63,7 +63,12 @@ def _answer(known: dict[str, Seed], recipe: list[str], folder: Path) -> dict[str
     data = _mutant(known, name, number, folder)
     begin = time.perf_counter()
     outcome, detail = _examine(folder / "model.onnx", further=bool(further))
-    return {"outcome": outcome, "detail": detail, "seconds": time.perf_counter() - begin, "digest": hashlib.sha256(data).hexdigest()[:12]}
+    return {
+        "outcome": outcome,
+        "detail": detail,
+        "seconds": time.perf_counter() - begin,
+        "digest": hashlib.sha256(data).hexdigest()[:12],
+    }
 
 
 def _mutant(known: dict[str, Seed], name: str, number: str, folder: Path) -> bytes:
@@ -88,7 +93,11 @@ def _examine(path: Path, *, further: bool) -> tuple[str, str]:
         program = read(path)
     except QccError as error:
         lines = (error.message, error.hint)
-        plain = error.code in (2, 3) and error.message and all(len(x.splitlines()) <= 1 and len(x) < _LONGEST_MESSAGE for x in lines)
+        plain = (
+            error.code in (2, 3)
+            and error.message
+            and all(len(x.splitlines()) <= 1 and len(x) < _LONGEST_MESSAGE for x in lines)
+        )
         return ("refused" if plain else "bad message"), f"{type(error).__name__}: {error}"
     except BaseException:  # noqa: BLE001 - every kind is a finding, and the next mutant must still be read
         return "traceback", traceback.format_exc()

@@ -1,8 +1,9 @@
 """Each `q` operation by its expansion, against arithmetic in float64 written here independently.
 
-Tolerances. Decoding a weight is exact to the float32 nearest `(code - zero) * scale`. Quantizing gives a code within half
-a step of the real quotient, give or take float32 rounding of the quotient. Sums of products are within `4 eps (n + 2)` of
-the sum of their absolute values, where n is the number of terms: any order of accumulation in float32 keeps that.
+Tolerances. Decoding a weight is exact to the float32 nearest `(code - zero) * scale`. Quantizing gives a code within
+half a step of the real quotient, give or take float32 rounding of the quotient. Sums of products are within
+`4 eps (n + 2)` of the sum of their absolute values, where n is the number of terms: any order of accumulation in
+float32 keeps that.
 """
 
 from __future__ import annotations
@@ -57,9 +58,10 @@ class Stored:
 
     @property
     def type(self) -> str:
-        sizes = "x".join(
-            "*" if size >= extent else str(size) for size, extent in zip(self.block, self.shape, strict=True)
-        )
+        pairs = zip(self.block, self.shape, strict=True)
+        sizes = "x".join("*" if size >= extent > 1 else str(size) for size, extent in pairs)
+        while sizes.startswith("1x"):
+            sizes = sizes.removeprefix("1x")
         zero = f", zero {self.element}" if self.zero is not None else ""
         return f'"{self.element}, f32 per {sizes}{zero}"'
 

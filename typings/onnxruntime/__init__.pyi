@@ -1,6 +1,7 @@
 """The part of ONNX Runtime that qcc uses, with types: the package has none of its own."""
 
 from collections.abc import Mapping, Sequence
+from os import PathLike
 
 import numpy as np
 
@@ -30,7 +31,10 @@ class NodeArg:
 
 class InferenceSession:
     def __init__(
-        self, path_or_bytes: str | bytes, sess_options: SessionOptions | None = None, *, providers: Sequence[str]
+        self,
+        path_or_bytes: str | bytes | PathLike[str],
+        sess_options: SessionOptions | None = None,
+        providers: Sequence[str] | None = None,
     ) -> None: ...
     def get_inputs(self) -> list[NodeArg]: ...
     def get_outputs(self) -> list[NodeArg]: ...
