@@ -87,8 +87,10 @@ def main() -> None:
     seconds = {"import": imported, "print": printed, "parse": parsed, "verify": verified}
     for name, value in seconds.items():
         print(f"{name:8} {value:6.2f} s")
+    round_trip = "exact" if same else "DIFFERS"
     print(
-        f"{'all':8} {sum(seconds.values()):6.2f} s   {options.nodes} nodes, {len(text):,} characters, round trip {'exact' if same else 'DIFFERS'}"
+        f"{'all':8} {sum(seconds.values()):6.2f} s   "
+        f"{options.nodes} nodes, {len(text):,} characters, round trip {round_trip}"
     )
     if options.json:
         result = {"nodes": options.nodes, "seconds": seconds, "total": sum(seconds.values()), "round_trip": same}

@@ -1,9 +1,11 @@
 """Size, error and latency of real networks compiled by qcc, beside ONNX Runtime on the float model, in one run.
 
-    python -m benchmarks.models [--only digits|rec|det|cls|minilm] [--lines 200] [--rounds 30] [--json FILE] [--markdown FILE]
+    python -m benchmarks.models [--only digits|rec|det|cls|minilm] [--lines 200] [--rounds 30]
+                                [--json FILE] [--markdown FILE]
 
-Latencies are interleaved, on one thread, medians with the 10th and 90th percentile; the float side is the original ONNX file in ONNX
-Runtime with all its optimizations on. What is called error is measured in the same run, on data that calibration did not see.
+Latencies are interleaved, on one thread, medians with the 10th and 90th percentile; the float side is the original ONNX
+file in ONNX Runtime with all its optimizations on. What is called error is measured in the same run, on data that
+calibration did not see.
 """
 
 from __future__ import annotations
@@ -150,7 +152,7 @@ def sentence_encoder(options: argparse.Namespace) -> list[Row]:
 
         tensors = {name: torch.from_numpy(array) for name, array in example.items()}
         path = to_onnx(encoder, tensors, folder=folder, dynamic=dynamic)
-        # ONNX Runtime 1.31 does not run Attention with a padding mask: its side gets the export at opset 20, without Attention.
+        # ONNX Runtime 1.31 does not run Attention with a padding mask: its side gets an export at opset 20, without it.
         plain = to_onnx(encoder, tensors, folder=Path(folder) / "opset20", dynamic=dynamic, opset=20)
         original = SessionRunner(str(plain), plain.parent, 1)
         output = original.outputs[0]
@@ -208,7 +210,8 @@ def _row(
 def _line(row: Row) -> str:
     error = ", ".join(f"{k} {v}" for k, v in row.error.items())
     sizes = f"{row.bytes / 1e6:8.2f} MB {row.size_ratio:5.2f}x"
-    return f"{row.model:13} {row.scheme:13} {sizes}  {row.float_ms[1]:8.2f} -> {row.ms[1]:8.2f} ms ({row.speedup:4.2f}x)  {row.compile_seconds:5.1f} s  {error}"
+    times = f"{row.float_ms[1]:8.2f} -> {row.ms[1]:8.2f} ms ({row.speedup:4.2f}x)"
+    return f"{row.model:13} {row.scheme:13} {sizes}  {times}  {row.compile_seconds:5.1f} s  {error}"
 
 
 def markdown(rows: Sequence[Row], machine: str) -> str:
@@ -223,8 +226,8 @@ def markdown(rows: Sequence[Row], machine: str) -> str:
         error = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in row.error.items())
         times = [f"{t[1]:.2f} ({t[0]:.2f} to {t[2]:.2f})" for t in (row.float_ms, row.ms)]
         lines.append(
-            f"| {row.model} | {row.scheme} | {row.bytes / 1e6:.2f} MB | {row.size_ratio:.2f}x | {times[0]} | {times[1]} "
-            f"| {row.speedup:.2f}x | {row.compile_seconds:.1f} s | {error} |"
+            f"| {row.model} | {row.scheme} | {row.bytes / 1e6:.2f} MB | {row.size_ratio:.2f}x "
+            f"| {times[0]} | {times[1]} | {row.speedup:.2f}x | {row.compile_seconds:.1f} s | {error} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -226,9 +226,9 @@ def _check_domains(graph: GraphProto, opsets: dict[str, int], name: str) -> None
                 hint=f"known domains: {known}",
             )
         if lookup(node.domain, node.op_type, opsets.get(node.domain, latest_opset(node.domain))) is None:
-            version = opsets.get(node.domain, "none")
+            domain, version = node.domain or "ai.onnx", opsets.get(node.domain, "none")
             raise NotSupported(
-                f"{name}: node {node.name!r}: {node.domain or 'ai.onnx'} has no operator {node.op_type!r} at opset {version}"
+                f"{name}: node {node.name!r}: {domain} has no operator {node.op_type!r} at opset {version}"
             )
 
 

@@ -128,6 +128,8 @@ class _Emitter:
     def _emit_block(self, block: Block, graph: GraphProto, opsets: dict[str, int]) -> None:
         for op in block.ops:
             match op:
+                case Weight() if op.result.first_use is None:
+                    pass
                 case Weight():  # of the top graph always, where `embed` and `refer` find it: subgraphs see it
                     self.model.proto.graph.initializer.append(self._initializer(op))
                 case OnnxOp(op_type="Constant") if isinstance(op.properties.get("value"), attr.TensorAttr):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 LONGEST_VECTOR = 1 << 18
-"""The library writes out the rank that a vector of lengths implies, item by item: longer ones take gigabytes, minutes."""
+"""The library writes out the rank that a vector of lengths implies, item by item: longer ones take gigabytes."""
 
 
 def infer_results(op: OnnxOp, schema: OperatorSchema) -> list[Attribute | None]:

@@ -1,5 +1,4 @@
-"""String literals of IR text, in any script: xDSL prints what is not ASCII as escaped bytes, which it lexes as another
-token."""
+"""String literals of IR text in any script: xDSL prints what is not ASCII as bytes, which it lexes as another token."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """`x W^T = (x / s) (W s)^T`: move outliers of single channels from activations, which share a scale, into weights.
 
-    s_j = max|x_j|^a / max|W_j|^(1-a),   a = 1/2
+    s_j = max|x_j|^a / max|W_j|^(1-a),   a = 3/4
 
 (Xiao et al. 2022, "SmoothQuant", equation 4.) Where a layer norm feeds nothing but the layers that are smoothed, the
 division goes into its scale and bias and costs nothing; elsewhere it is one multiplication.
@@ -21,7 +21,8 @@ from . import schemes
 from .calibrate import key_of, linear_inputs
 from .selection import Selection
 
-_STRENGTH = 0.5
+_STRENGTH = 0.75
+"""MiniLM at W8A8: mean cosine to float 0.956 at 0.35, 0.994 at 0.5, 0.998 at 0.65 and 0.8."""
 _NORMS = ("onnx.LayerNormalization", "onnx.RMSNormalization")
 
 

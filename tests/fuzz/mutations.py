@@ -1,7 +1,8 @@
-"""Damage to a model, decided by a seeded generator alone: `mutate(model, others, rng)` gives other bytes, the same each time.
+"""Damage to a model, decided by a seeded generator alone: `mutate(model, others, rng)` gives the same bytes each time.
 
-Half of the mutants are damaged as bytes, the other half as messages: any field of any message may be set to a value that code tends to
-forget, dropped, doubled or moved, and a few rules know what ONNX graphs die of (cycles, depth, extents, opsets, other operators).
+Half of the mutants are damaged as bytes, the other half as messages: any field of any message may be set to a value
+that code tends to forget, dropped, doubled or moved, and a few rules know what ONNX graphs die of (cycles, depth,
+extents, opsets, other operators).
 """
 
 from __future__ import annotations
@@ -247,7 +248,7 @@ def _nest_type(model: ModelProto, rng: random.Random) -> None:
 
 
 def _nest_graph(model: bytes, rng: random.Random) -> bytes:
-    """One more node: If within If within If. Written as bytes, because protobuf refuses to build what it refuses to read."""
+    """One more node: If within If within If. As bytes, because protobuf refuses to build what it refuses to read."""
     proto = ModelProto.FromString(model)
     node = NodeProto(op_type="Identity", input=[rng.choice(_names(proto))], output=["nested"]).SerializeToString()
     output = onnx.ValueInfoProto(name="nested").SerializeToString()

@@ -1,4 +1,4 @@
-"""The models that are damaged: shipped examples, node tests of the onnx package, and small ones built here for what those lack."""
+"""The models that are damaged: shipped examples, node tests of the onnx package, and small ones for what those lack."""
 
 from __future__ import annotations
 
@@ -184,7 +184,8 @@ main (float[2, 3] x, bool c, int64 n) => (float[2, 3] y)
 OLD = """
 <ir_version: 3, opset_import: ["" : 7]>
 main (float[1, 4, 6, 6] x, float[4] gamma, float[4] beta, float[4] mean, float[4] variance) => (float[1, 576] y)
-<float[4] gamma = {1, 1, 1, 1}, float[4] beta = {0, 0, 0, 0}, float[4] mean = {0, 0, 0, 0}, float[4] variance = {1, 1, 1, 1}>
+<float[4] gamma = {1, 1, 1, 1}, float[4] beta = {0, 0, 0, 0},
+ float[4] mean = {0, 0, 0, 0}, float[4] variance = {1, 1, 1, 1}>
 {
   a = BatchNormalization <epsilon = 0.001> (x, gamma, beta, mean, variance)
   b = Upsample <mode = "nearest", scales = [1.0, 1.0, 2.0, 2.0]> (a)

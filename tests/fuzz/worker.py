@@ -3,7 +3,8 @@
     python tests/fuzz/worker.py                # answers lines such as `branches 17` and `branches 17 further`
     python tests/fuzz/worker.py branches 17    # reads that one mutant and shows what happened; the file stays
 
-Apart from `program` and `refused`, an outcome is a bug. What ends or stops the process, its parent sees (`test_onnx_fuzz.py`).
+Apart from `program` and `refused`, an outcome is a bug. What ends or stops the process, its parent sees
+(`test_onnx_fuzz.py`).
 """
 
 from __future__ import annotations

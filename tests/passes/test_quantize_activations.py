@@ -1,4 +1,4 @@
-"""Activations become codes where integer arithmetic pays, run on through what carries them, and stay float elsewhere."""
+"""Activations become codes where integers pay, run on through what carries them, and stay float elsewhere."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from qcc.ir.dialects.q import Conv, Dequantize, Linear, Quantize
 from qcc.ir.errors import BadInput
 from qcc.ir.format import Format
+from qcc.ir.execute import run
 from qcc.ir.infer import constant_of
 from qcc.ir.program import Program
 from qcc.ir.rewrite import ProgramContext
 from qcc.ir.types import QuantizedType
+from qcc.ir.verify import compare
 from qcc.passes.calibrate import calibrate
 from qcc.passes.pipeline import QuantizeOptions, quantize
 from qcc.passes.quantize_activations import parameters
@@ -99,12 +101,9 @@ def test_codes_run_on_through_operators_with_integer_kernels_only(body: str) -> 
     after = quantized(before)
     found = quantizers(after)
     assert {"input", "r", "m", "c2"} <= set(found), "the operand of the second convolution is quantized in any case"
-    middle = next(op for op in after.body.ops if getattr(op, "node", "") == "m")
-    reads_codes = isinstance(middle.operands[0].owner, Dequantize)
-    assert reads_codes == (FOLLOW[body] != "float" or True)
     if FOLLOW[body] == "carry":
         assert found["m"] == found["r"], "codes that are only moved keep their meaning"
-    if FOLLOW[body] == "compute":
+    elif FOLLOW[body] == "compute":
         assert found["m"] != found["r"]
     assert agreement(before, after, IMAGES) > 22
 
@@ -117,11 +116,17 @@ def test_constant_operands_are_quantized_beside_codes() -> None:
 
 
 def test_values_that_the_network_returns_stay_float() -> None:
-    before = image("a = Conv(x, w1) b = Relu(a) c = Conv(b, w2) y = Sigmoid(c)", "float[N,16,H,V] b, float y", **C2)
+    before = image(
+        "a = Conv(x, w1) b = Relu(a) c = Conv(b, w2) y = Sigmoid(c)", "float[N,16,7,7] b, float[N,16,5,5] y", **C2
+    )
     after = quantized(before)
-    returned = after.outputs[0]
-    assert not isinstance(returned.owner, Dequantize)
-    assert agreement(image("b = Conv(x, w1) y = Relu(b)", "float y", **C1), image("b = Conv(x, w1) y = Relu(b)", "float y", **C1), IMAGES) == 200  # fmt: skip
+    assert not isinstance(after.outputs[0].owner, Dequantize)
+    assert compare_output("b", before, after) > 30
+
+
+def compare_output(name: str, before: Program, after: Program) -> float:
+    pairs = [({name: run(before, f)[name]}, {name: run(after, f)[name]}) for f in IMAGES]
+    return compare([a for a, _ in pairs], [b for _, b in pairs]).sqnr_db
 
 
 @pytest.mark.parametrize(
@@ -174,8 +179,8 @@ def test_dynamic_schemes_quantize_the_operand_of_each_linear_once(scheme: str) -
 
 @pytest.mark.parametrize("scheme", ["W8A8_DYNAMIC", "W8A8", "W4A8"])
 def test_operands_of_unknown_rank_stay_float(scheme: str) -> None:
-    text = "(float[N,32] x, int64[R] shape) => (float y) { r = Reshape(x, shape) a = MatMul(r, w) b = Relu(a) y = Mul(b, b) }"
-    before = program(text.replace("float y", "float[A,B,C] y"), w=normal(32, 64))
+    body = "h = Tanh(x) r = Reshape(h, shape) a = MatMul(r, w) b = Relu(a) y = Mul(b, b)"
+    before = program(f"(float[N,32] x, int64[R] shape) => (float[A,B,C] y) {{ {body} }}", w=normal(32, 64))
     samples = [{"x": normal(4, 32), "shape": np.array([2, 2, 32])}]
     after = quantized(before, samples, scheme)
     assert "q.quantize" not in names(after)
