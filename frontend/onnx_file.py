@@ -27,6 +27,7 @@ from qcc.ir.weights import WeightStore
 from .onnx_external import map_external, tensors
 from .onnx_graph import build_program
 from .onnx_guard import all_nodes, check, check_functions, check_outputs, without_long_vectors
+from .onnx_opset import raise_opset
 
 OLDEST_OPSET = 7
 LOWEST_OPSET = 21
@@ -82,7 +83,7 @@ def from_model(
     if model.functions:
         model = _inline_functions(model, name)
     check_outputs(model.graph, name)
-    model = _raise_opset(model, lowest_opset, name)
+    model = raise_opset(model, lowest_opset, name)
     _apply_shapes(model.graph, shapes, set(lifted), name)
     _check_domains(model.graph, {o.domain: o.version for o in model.opset_import}, name)
     try:
@@ -230,32 +231,6 @@ def _check_domains(graph: GraphProto, opsets: dict[str, int], name: str) -> None
             raise NotSupported(
                 f"{name}: node {node.name!r}: {domain} has no operator {node.op_type!r} at opset {version}"
             )
-
-
-def _raise_opset(model: ModelProto, lowest: int, name: str) -> ModelProto:
-    version = next(o.version for o in model.opset_import if not o.domain)
-    if version >= lowest:
-        return model
-    try:
-        raised = without_long_vectors(model, lambda m: onnx.version_converter.convert_version(m, lowest))
-    except (
-        onnx.version_converter.ConvertError,
-        onnx.shape_inference.InferenceError,
-        RuntimeError,
-        ValueError,
-        IndexError,
-    ) as error:
-        raise NotSupported(
-            f"{name}: opset {version} could not be raised to {lowest}: {_line(error)}",
-            hint=f"export it at opset {lowest} or newer",
-        ) from error
-    for before, after in zip(model.graph.input, raised.graph.input, strict=True):
-        if types.from_proto(before.type) != types.from_proto(after.type):
-            raise NotSupported(
-                f"{name}: raising opset {version} to {lowest} would change input {before.name!r}",
-                hint=f"export it at opset {lowest} or newer",
-            )
-    return raised
 
 
 def _lift_weights(model: ModelProto, store: WeightStore) -> dict[str, str]:

@@ -8,7 +8,7 @@ import logging
 import re
 import tempfile
 import warnings
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -34,14 +34,18 @@ def to_onnx(
 ) -> Path:
     """Write `model` as `folder/model.onnx` with its weights beside it, and return the path of the ONNX file.
 
-    A module is captured first, with `inputs` and `dynamic` as `capture` takes them; a program is taken as it is.
+    A module is captured in eval mode from `inputs`: a tensor, a tuple of arguments or a dict of keyword arguments,
+    tensors at any depth. `dynamic` names axes whose size may change, `{"input_ids": {0: "batch", 1: "length"}}`; one
+    name is one size, and the captured program is held against the module at some others. A program is taken as it is.
+    At opset 23 attention stays `Attention` and RMS norm becomes `RMSNormalization`; 24 decomposes the latter.
+
     Weights of a kilobyte and more go to `model.onnx.data`, so a model may exceed the 2 GB that protobuf allows. They
     bear their torch names, also where the export has transposed them. Inputs are named after the parameters of
     `forward`, with the path inside nested ones (`past_0_1`); outputs are `output`, `output_0 ...` or the keys of a
-    returned dict, with `_out` added where an input has that name.
+    returned dict, with `_out` added where that name is taken.
 
-    At opset 23 scaled dot product attention stays `Attention` and RMS norm becomes `RMSNormalization`; at 24 torch
-    decomposes the latter. Raises `BadInput`, `NotSupported` or `MissingExtra`, with torch's reason in one line.
+    Raises `BadInput` where the inputs do not fit the module or an axis cannot change, `NotSupported` where torch cannot
+    capture or translate it, `MissingExtra` without torch; each with torch's reason in one line.
     """
     torch = _torch()
     if isinstance(model, torch.export.ExportedProgram):
@@ -54,19 +58,6 @@ def to_onnx(
     call = _bind(model, inputs)
     axes = _axes(call, dynamic or {})
     return _write(_capture(model, call, axes), Path(folder), axes, opset)
-
-
-def capture(model: torch.nn.Module, inputs: Any, *, dynamic: Dynamic | None = None) -> ExportedProgram:
-    """Capture `model` in eval mode with `torch.export`; its training flags are restored.
-
-    `inputs` is a tensor, a tuple of arguments or a dict of keyword arguments, with tensors at any depth of tuples,
-    lists and dicts. `dynamic` names the axes whose size may change, `{"input_ids": {0: "batch", 1: "length"}}`; one
-    name is one size, and the example may be of size 1 there unless forward() treats that size apart. Limits that torch
-    finds in the model (`length >= 2`) narrow an axis: `program.range_constraints` holds them. Raises `BadInput` where
-    the inputs do not fit the module or an axis cannot change, and `NotSupported` where torch cannot capture it.
-    """
-    call = _bind(model, inputs)
-    return _capture(model, call, _axes(call, dynamic or {}))
 
 
 def open_pt2(path: str | Path) -> ExportedProgram:
@@ -145,7 +136,7 @@ def _axes(call: inspect.BoundArguments, dynamic: Dynamic) -> dict[str, dict[int,
     ]
     if dynamic and any(parameter.name in call.arguments for parameter in gathered):
         raise NotSupported(f"torch takes no dynamic axes beside {gathered[0]}", hint="name it in forward()")
-    tensors, sizes = _tensors(call), dict[str, int]()
+    tensors = _tensors(call)
     axes: dict[str, dict[int, str]] = {}
     for name, named in dynamic.items():
         if name not in tensors:
@@ -157,51 +148,65 @@ def _axes(call: inspect.BoundArguments, dynamic: Dynamic) -> dict[str, dict[int,
                 raise BadInput(f"the input {name!r} of shape {shape} has no axis {axis}")
             if not dim.isidentifier():
                 raise BadInput(f"the dynamic axis name {dim!r} is not a word", hint='such as "batch" or "length"')
-            if sizes.setdefault(dim, shape[axis]) != shape[axis]:
-                raise BadInput(
-                    f"the axis {dim!r} is {sizes[dim]} in one example input and {shape[axis]} in {name!r}",
-                    hint="give axes of different sizes different names",
-                )
             axes[name][axis % len(shape)] = dim
     return axes
 
 
 def _capture(model: Any, call: inspect.BoundArguments, axes: dict[str, dict[int, str]]) -> ExportedProgram:
     torch = _torch()
-    dims: dict[str, Any] = {dim: torch.export.Dim(dim) for named in axes.values() for dim in named.values()}
     tensors = _tensors(call)
-    # Without this setting torch takes an example size of 1 for a constant; its own ONNX exporter sets it too.
-    any_size = torch.fx.experimental._config.patch(backed_size_oblivious=True)
-    with _quiet(), _evaluating(model), torch.no_grad(), any_size:
+    shapes = torch.export.ShapesCollection()
+    for name, named in axes.items():
+        shapes[tensors[name]] = dict.fromkeys(named, torch.export.Dim.DYNAMIC)
+    # By default torch takes an example size of 1 for a constant, and axes of one example size for equal.
+    free = torch.fx.experimental._config.patch(backed_size_oblivious=True, use_duck_shape=False)
+    with _quiet(), _evaluating(model), torch.no_grad(), free:
         try:
-            tries = 3
-            while True:
-                shapes = torch.export.ShapesCollection()
-                for name, named in axes.items():
-                    shapes[tensors[name]] = {axis: dims[dim] for axis, dim in named.items()}
-                try:
-                    return torch.export.export(model, call.args, call.kwargs, dynamic_shapes=shapes if axes else None)
-                except torch._dynamo.exc.UserError as error:
-                    tries -= 1
-                    dims |= _narrower(error, dims if tries else {})
+            program = torch.export.export(model, call.args, call.kwargs, dynamic_shapes=shapes if axes else None)
         except _FAILURES as error:
             raise _explained(error, model, call) from error
+        _try_other_sizes(model, program, call, axes)
+    return program
 
 
-def _narrower(error: Any, dims: dict[str, Any]) -> dict[str, Any]:
-    """The axes of `dims` with the limits that torch found in the model, such as `3 <= height` for a 3x3 convolution.
+def _try_other_sizes(model: Any, program: Any, call: inspect.BoundArguments, axes: dict[str, dict[int, str]]) -> None:
+    """Raise where forward() runs at another size of a dynamic axis and does not give what the captured program gives.
 
-    Raises `error` where there are none, or where torch would make an axis a constant or equal to another.
+    What torch assumes of a size, such as not to be 1, ONNX cannot state: the graph would be wrong without a word.
     """
     torch = _torch()
-    if not_one := set(re.findall(r"values of (\w+) = .*(?: != 1| 1 != .+)\.$", error.msg, re.MULTILINE)) & dims.keys():
-        return {name: torch.export.Dim(name, min=2) for name in not_one}
-    is_fixed = re.search(r"^\s*\w+ = \w+$", error.msg, re.MULTILINE)
-    if not dims or is_fixed or "Suggested fixes" not in error.msg:
-        raise error
-    shapes = {name: {0: dim} for name, dim in dims.items()}
-    refined = torch.export.dynamic_shapes.refine_dynamic_shapes_from_suggested_fixes(error.msg, shapes)
-    return {name: refined[name][0] for name in dims}
+    pytree = torch.utils._pytree
+    captured = program.module(check_guards=False)
+    captured.validate_inputs = False
+    tensors, values = _tensors(call), {node.name: node.meta.get("val") for node in program.graph.nodes}
+    leaves, spec = pytree.tree_flatten((call.args, call.kwargs))
+    for dim in {dim: None for named in axes.values() for dim in named.values()}:
+        places = [(name, axis) for name, named in axes.items() for axis in named if named[axis] == dim]
+        name, axis = places[0]
+        example = tensors[name].shape[axis]
+        bounds = program.range_constraints.get(values[name].shape[axis].node.expr)
+        limits = {bounds.lower - 1, bounds.upper + 1} if bounds else set[int]()
+        for size in sorted(size for size in {1, 2, example + 1, *limits} - {example} if 1 <= size <= _LONGEST):
+            index = torch.arange(int(size)) % example
+            other: dict[int, Any] = {id(tensors[name]): tensors[name] for name, _ in places}
+            for name, axis in places:
+                other[id(tensors[name])] = other[id(tensors[name])].index_select(axis, index)
+            args, kwargs = spec.unflatten([other.get(id(leaf), leaf) for leaf in leaves])
+            try:
+                expected = pytree.tree_leaves(model(*args, **kwargs))
+            except _FAILURES:
+                continue
+            try:
+                result = pytree.tree_leaves(captured(*args, **kwargs))
+                torch.testing.assert_close(result, expected, rtol=1e-3, atol=1e-4, equal_nan=True)
+            except _FAILURES as error:
+                raise BadInput(
+                    f"forward() takes another path where {dim!r} is {size} than at {example}, its size in the example",
+                    hint="leave that axis out, treat its sizes alike in forward(), or take another example",
+                ) from error
+
+
+_LONGEST = 8192
 
 
 def _explained(error: Exception, model: Any, call: inspect.BoundArguments) -> BadInput | NotSupported:
@@ -261,21 +266,15 @@ def _write(program: Any, folder: Path, axes: dict[str, dict[int, str]], opset: i
 def _output_names(program: Any, taken: Sequence[str]) -> list[str]:
     """One name an output, from where it stands in the returned structure; `None` is no output."""
 
-    def paths(spec: Any, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-        if spec.is_leaf():
-            yield path
-            return
-        children: list[Any] = spec.children()
-        keys: Any = getattr(spec.context, "_fields", spec.context)
-        if not isinstance(keys, (list, tuple)) or len(cast("Sequence[Any]", keys)) != len(children):
-            keys = range(len(children))
-        for key, child in zip(cast("Sequence[Any]", keys), children, strict=True):
-            yield from paths(child, (*path, str(key)))
-
+    torch = _torch()
+    pytree = torch.utils._pytree
+    spec = program.call_spec.out_spec
+    paths = pytree.tree_flatten_with_path(spec.unflatten([torch.empty(0)] * spec.num_leaves))[0]
     names: list[str] = []
     specs = [spec for spec in program.graph_signature.output_specs if spec.kind.name == "USER_OUTPUT"]
-    for path, spec in zip(paths(program.call_spec.out_spec, ()), specs, strict=True):
-        name = "_".join(path) if path and not path[0].isdigit() else "_".join(("output", *path))
+    for (path, _), spec in zip(paths, specs, strict=True):
+        words = re.findall(r"\w+", pytree.keystr(path))
+        name = "_".join(words if words and not words[0].isdigit() else ["output", *words])
         if not hasattr(spec.arg, "value"):
             while name in (*taken, *names):
                 name += "_out"

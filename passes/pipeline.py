@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from xdsl.ir import Block, SSAValue
+from xdsl.utils.exceptions import VerifyException
+
 from qcc.ir.errors import CheckFailed
 from qcc.ir.program import Program
 from qcc.ir.rewrite import Pass, ProgramContext
@@ -83,9 +86,25 @@ def run(passes: list[Pass], program: Program, ctx: ProgramContext, *, after: Obs
         each.run(program, ctx)
         try:
             check(program.module, f"after pass {each.name}")
+            _check_order(program.body, set())
         except Exception as error:
             raise CheckFailed(
                 f"pass {each.name} broke the program: {error}", hint="this is a bug of qcc: please report it"
             ) from error
         if after is not None:
             after(each, program)
+
+
+def _check_order(block: Block, visible: set[SSAValue]) -> None:
+    """Every operand is defined above its reader, or around it: xDSL's verifier does not look."""
+    defined: list[SSAValue] = list(block.args)
+    visible.update(defined)
+    for op in block.ops:
+        if any(operand not in visible for operand in op.operands):
+            raise VerifyException(f"{op.name} {getattr(op, 'node', '')!r} reads a value that is not defined above it")
+        for region in op.regions:
+            for inner in region.blocks:
+                _check_order(inner, visible)
+        visible.update(op.results)
+        defined.extend(op.results)
+    visible.difference_update(defined)

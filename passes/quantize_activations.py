@@ -18,7 +18,7 @@ from xdsl.rewriter import InsertPoint, Rewriter
 
 from qcc.ir import types
 from qcc.ir.dialects.onnx import OnnxOp
-from qcc.ir.dialects.q import Conv, Dequantize, Linear, Quantize, Weight
+from qcc.ir.dialects.q import Conv, Dequantize, Linear, Quantize, Weight, part
 from qcc.ir.errors import BadInput
 from qcc.ir.expand import Builder
 from qcc.ir.format import Format
@@ -36,6 +36,8 @@ _CARRYING = ("MaxPool", "Relu", "Reshape", "Transpose", "Squeeze", "Unsqueeze", 
 """Operators that move codes without changing what they mean."""
 _DENSE = 32
 """Products an output of a convolution must sum for integer arithmetic to win (measured: benchmarks/conv_forms.py)."""
+_BIAS_CODES = float(1 << 30)
+"""The largest code of a bias: half of what int32 holds, so that the products it is added to fit beside it."""
 _LANES = 16
 """Channels that a depthwise integer kernel takes at a time; other counts run a slow tail."""
 _TINY = float(np.finfo(np.float32).tiny)
@@ -141,6 +143,9 @@ class _Static:
                 self._follow(op)
         for value, source in self.chosen.items():
             self._insert(value, source, integer)
+        for op in integer:
+            if isinstance(op, Conv) and op.slot(2) is not None:
+                self._let_bias_fit(op)
 
     def _pays(self, op: Conv | Linear) -> bool:
         reason = _unprofitable(op)
@@ -196,6 +201,24 @@ class _Static:
             reader.operands[index] = codes if index == 0 and reader in integer else again
         if again.first_use is None:
             Rewriter.erase_op(dequantize)
+
+    def _let_bias_fit(self, op: Conv) -> None:
+        """Give channels of almost nothing but bias a coarser scale, so that their bias fits int32 beside the products.
+
+        Training leaves such channels where it switched one off; the bias of an integer kernel would overflow there.
+        """
+        quantize, weight, bias = op.operands[0].owner, op.operands[1].owner, array_of(op.slot(2), self.program)
+        assert isinstance(quantize, Quantize) and isinstance(weight, Weight)
+        step, shape = array_of(quantize.slot(1), self.program), op.weight_type().shape
+        if bias is None or step is None or op.weight_type().format.scale.block != (None,) * (len(shape) - 1):
+            return
+        store, codes, scale = self.program.weights, part(weight.weight, "codes"), part(weight.weight, "scale")
+        steps = store[scale].reshape(-1).astype(np.float64)
+        coarser = np.maximum(1.0, np.abs(bias.astype(np.float64)) / (_BIAS_CODES * steps * float(step)))
+        if (coarser > 1).any():
+            ratio = coarser.reshape(-1, *(1,) * (len(shape) - 1))
+            store[codes] = np.rint(store[codes] / ratio).astype(store[codes].dtype)
+            store[scale] = (steps * coarser).astype(np.float32).reshape(store[scale].shape)
 
     def _pair(
         self, value: SSAValue, fixed: tuple[np.ndarray, np.ndarray | None], build: Builder

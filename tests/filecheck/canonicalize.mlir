@@ -18,3 +18,13 @@ builtin.module attributes {onnx.opset = {"" = 21 : i64}} {
     func.return %relu, %turned, %half, %flat, %dropped, %mask : tensor<2x3xf32>, tensor<3x2xf32>, tensor<2x3xf16>, tensor<6xf32>, tensor<2x3xf32>, tensor<2x3xi1>
   }
 }
+
+// CHECK-LABEL: func.func @main
+// CHECK-NEXT: %relu = onnx.Relu(%x) : tensor<2x3xf32>
+// CHECK-NEXT: %turned = onnx.Transpose "turn"(%x) {perm = array<i64: 1, 0>} : tensor<3x2xf32>
+// CHECK-NEXT: %half = onnx.Cast "halve"(%x) {to = 10 : i64} : tensor<2x3xf16>
+// CHECK-NEXT: %six = onnx.Constant() {value = #onnx.tensor<tensor<1xi64>, "6">} : tensor<1xi64>
+// CHECK-NEXT: %flat = onnx.Reshape "flatten"(%x, %six) : tensor<6xf32>
+// CHECK-NEXT: %dropped, %mask = onnx.Dropout "mask is read"(%x) : tensor<2x3xf32>, tensor<2x3xi1>
+// CHECK-NEXT: func.return %relu, %turned, %half, %flat, %dropped, %mask
+// CHECK: canonicalize declined mask is read: its second result is read

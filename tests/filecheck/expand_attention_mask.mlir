@@ -8,3 +8,13 @@ builtin.module attributes {onnx.opset = {"" = 23 : i64}} {
     func.return %y, %z : tensor<1x2x5x8xf32>, tensor<1x2x5x8xf32>
   }
 }
+
+// CHECK-LABEL: func.func @main
+// CHECK-NEXT: %0 = onnx.Shape(%q) {start = 2 : i64, end = 3 : i64} : tensor<1xi64>
+// CHECK-NEXT: %1 = onnx.Constant() {value = #onnx.tensor<tensor<2xi64>, "1 1">} : tensor<2xi64>
+// CHECK-NEXT: %2 = onnx.Constant() {value = #onnx.tensor<tensor<1xi64>, "1">} : tensor<1xi64>
+// CHECK-NEXT: %3 = onnx.Concat(%1, %0, %2) {axis = 0 : i64} : tensor<4xi64>
+// CHECK-NEXT: %4 = onnx.Expand(%short, %3) : tensor<1x1x5x5xf32>
+// CHECK-NEXT: %y = onnx.Attention "broadcasts"(%q, %q, %q, %4) : tensor<1x2x5x8xf32>
+// CHECK-NEXT: %z = onnx.Attention "complete"(%q, %q, %q, %full) : tensor<1x2x5x8xf32>
+// CHECK-NEXT: func.return %y, %z

@@ -12,3 +12,11 @@ builtin.module attributes {onnx.opset = {"" = 21 : i64}} {
     func.return %y, %large : tensor<2xf32>, tensor<100xf32>
   }
 }
+
+// CHECK-LABEL: func.func @main
+// CHECK-NEXT: %root = onnx.Constant() {value = #onnx.tensor<tensor<2xf32>, "4.0 16.0">} : tensor<2xf32>
+// CHECK-NEXT: %y = onnx.Add "reads x"(%x, %root) : tensor<2xf32>
+// CHECK-NEXT: %shape = onnx.Constant() {value = #onnx.tensor<tensor<1xi64>, "100">} : tensor<1xi64>
+// CHECK-NEXT: %large = onnx.ConstantOfShape "a hundred zeros"(%shape) : tensor<100xf32>
+// CHECK-NEXT: func.return %y, %large
+// CHECK: fold_constants declined a hundred zeros: the result has 400 bytes, its operands 8

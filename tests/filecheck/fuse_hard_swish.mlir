@@ -18,3 +18,12 @@ builtin.module attributes {onnx.opset = {"" = 21 : i64}} {
     func.return %gated, %divided, %steeper, %apart : tensor<4xf32>, tensor<4xf32>, tensor<4xf32>, tensor<4xf32>
   }
 }
+
+// CHECK-LABEL: func.func @main
+// CHECK-NEXT: %g = onnx.HardSigmoid(%x) {alpha = 0.166666672 : f32} : tensor<4xf32>
+// CHECK-NEXT: %gated = onnx.HardSwish "gated"(%x) : tensor<4xf32>
+// CHECK-NEXT: %divided = onnx.HardSwish "divided"(%x) : tensor<4xf32>
+// CHECK-NEXT: %h = onnx.HardSigmoid(%x) {alpha = 2.000000e-01 : f32} : tensor<4xf32>
+// CHECK-NEXT: %steeper = onnx.Mul "steeper"(%x, %h) : tensor<4xf32>
+// CHECK-NEXT: %apart = onnx.Mul "of two values"(%z, %g) : tensor<4xf32>
+// CHECK-NEXT: func.return %gated, %divided, %steeper, %apart

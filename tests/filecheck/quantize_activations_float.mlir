@@ -8,3 +8,8 @@ builtin.module attributes {onnx.opset = {"" = 21 : i64}} {
     func.return %y : tensor<3x2xf32>
   }
 }
+
+// CHECK-LABEL: func.func @main
+// CHECK-NEXT: %w = q.weight "w" : !q.tensor<tensor<2x32xf32>, "i4, f32 per 32">
+// CHECK-NEXT: %y = q.linear(%x, %w) : tensor<3x2xf32>
+// CHECK-NEXT: func.return %y

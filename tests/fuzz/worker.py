@@ -3,8 +3,8 @@
     python tests/fuzz/worker.py                # answers lines such as `branches 17` and `branches 17 further`
     python tests/fuzz/worker.py branches 17    # reads that one mutant and shows what happened; the file stays
 
-Apart from `program` and `refused`, an outcome is a bug. What ends or stops the process, its parent sees
-(`test_onnx_fuzz.py`).
+The number `whole` stands for the seed as it is. Apart from `program` and `refused`, an outcome is a bug. What ends or stops the
+process, its parent sees (`tests/frontend/test_onnx_fuzz.py`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
     known = seeds()
     if len(sys.argv) > 1:
         folder = Path(tempfile.mkdtemp(prefix="qcc-mutant-"))
-        print(folder / "model.onnx")
+        print(folder / "model.onnx", flush=True)
         print(json.dumps(_answer(known, sys.argv[1:], folder), indent=1))
         return
     _limit_memory()
@@ -53,39 +53,35 @@ def main() -> None:
 
 
 def _limit_memory() -> None:
-    pages = int(Path("/proc/self/statm").read_text().split()[0]) if sys.platform == "linux" else 1 << 20
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + HEADROOM,) * 2)
 
 
-def _answer(known: dict[str, Seed], recipe: list[str], folder: Path) -> dict[str, object]:
+def _answer(known: dict[str, Seed], recipe: list[str], folder: Path) -> dict[str, str | float]:
     name, number, *further = recipe
-    if name == "fault":
-        _fault(number)
-    data = _mutant(known, name, number, folder)
     begin = time.perf_counter()
-    outcome, detail = _examine(folder / "model.onnx", further=bool(further))
-    return {
-        "outcome": outcome,
-        "detail": detail,
-        "seconds": time.perf_counter() - begin,
-        "digest": hashlib.sha256(data).hexdigest()[:12],
-    }
+    digest = "" if name == "fault" else _write_mutant(known, name, number, folder)
+    try:
+        outcome, detail = _fault(number) if name == "fault" else _examine(folder / "model.onnx", further=bool(further))
+    except Exception:  # noqa: BLE001 - every kind is a finding, and the next mutant must still be read
+        outcome, detail = "traceback", traceback.format_exc()
+    return {"outcome": outcome, "detail": detail, "digest": digest, "seconds": time.perf_counter() - begin}
 
 
-def _mutant(known: dict[str, Seed], name: str, number: str, folder: Path) -> bytes:
-    """Write mutant `number` of a seed; a seventh of those with external data have that cut short or missing instead."""
+def _write_mutant(known: dict[str, Seed], name: str, number: str, folder: Path) -> str:
+    """Write a mutant to `folder`, or where there is external data now and then the seed beside damaged data; gives its digest."""
     seed, rng = known[name], random.Random(f"{name} {number}")
     others = [s.model for s in known.values() if not s.large]
-    beside_only = bool(seed.beside) and rng.random() < 1 / 7
-    data = seed.model if beside_only else mutate(seed.model, others, rng)
+    beside_only = bool(seed.beside) and rng.random() < 0.15
+    data = seed.model if beside_only or number == "whole" else mutate(seed.model, others, rng)
     (folder / "model.onnx").write_bytes(data)
     for file, content in seed.beside:
         (folder / file).unlink(missing_ok=True)
-        if not beside_only:
+        if not beside_only or number == "whole":
             (folder / file).write_bytes(content)
         elif rng.random() < 0.8:
             (folder / file).write_bytes(content[: rng.randrange(len(content))])
-    return data
+    return hashlib.sha256(data).hexdigest()[:12]
 
 
 def _examine(path: Path, *, further: bool) -> tuple[str, str]:
@@ -94,20 +90,9 @@ def _examine(path: Path, *, further: bool) -> tuple[str, str]:
         program = read(path)
     except QccError as error:
         lines = (error.message, error.hint)
-        plain = (
-            error.code in (2, 3)
-            and error.message
-            and all(len(x.splitlines()) <= 1 and len(x) < _LONGEST_MESSAGE for x in lines)
-        )
+        plain = error.code in (2, 3) and error.message and all(len(x.splitlines()) <= 1 and len(x) < _LONGEST_MESSAGE for x in lines)
         return ("refused" if plain else "bad message"), f"{type(error).__name__}: {error}"
-    except BaseException:  # noqa: BLE001 - every kind is a finding, and the next mutant must still be read
-        return "traceback", traceback.format_exc()
-    if not further:
-        return "program", ""
-    try:
-        return _go_further(program)
-    except BaseException:  # noqa: BLE001
-        return "traceback further on", traceback.format_exc()
+    return _go_further(program) if further else ("program", "")
 
 
 def _go_further(program: Program) -> tuple[str, str]:
@@ -118,7 +103,7 @@ def _go_further(program: Program) -> tuple[str, str]:
     return "program", "further"
 
 
-def _fault(kind: str) -> None:
+def _fault(kind: str) -> tuple[str, str]:
     """What the parent must notice, to test that it does."""
     match kind:
         case "abort":
@@ -126,9 +111,10 @@ def _fault(kind: str) -> None:
         case "hang":
             time.sleep(1000)
         case "memory":
-            print(json.dumps({"outcome": "memory", "detail": str(len(bytearray(2 * HEADROOM)))}), flush=True)
+            return "memory", str(len(bytearray(2 * HEADROOM)))
         case other:
             raise ValueError(other)
+    return "no fault", kind
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from qcc.ir.dialects.q import Conv, Dequantize, Linear, Quantize
 from qcc.ir.errors import BadInput
-from qcc.ir.format import Format
 from qcc.ir.execute import run
+from qcc.ir.format import Format
 from qcc.ir.infer import constant_of
 from qcc.ir.program import Program
 from qcc.ir.rewrite import ProgramContext
@@ -78,13 +78,13 @@ FOLLOW = {
     "m = Slice(b, s0, s1, s2)": "carry",
     "m = Add(b, b)": "compute",
     "m = Mul(b, k)": "compute",
-    "m = HardSwish(b)": "compute",
+    "m = HardSwish(b)": "compute alike",
     "m = Sigmoid(b)": "compute",
-    "m = LeakyRelu(b)": "compute",
+    "m = LeakyRelu(b)": "compute alike",
     "m = AveragePool<kernel_shape=[2,2]>(b)": "compute",
     "m = Concat<axis=0>(b, k)": "compute",
     "m = Tanh(b)": "float",
-    "m = Exp(b)": "float",
+    "m = Softplus(b)": "float",
 }
 
 

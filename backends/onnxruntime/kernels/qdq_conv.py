@@ -6,6 +6,7 @@ import numpy as np
 from xdsl.ir import SSAValue
 
 from qcc.ir.dialects.q import Conv, QuantizedOp
+from qcc.ir.errors import NotSupported
 from qcc.ir.expand import conv_attributes
 from qcc.ir.kernel_task import Choice, KernelTask
 
@@ -13,8 +14,6 @@ from ..lower import Lowering
 from ..speed import Speed
 from . import natural
 
-_BIAS_CODES = float(1 << 30)
-"""The largest code of a bias: half of what int32 holds, so that the products it is added to fit beside it."""
 _TINY = np.finfo(np.float32).tiny
 
 
@@ -45,33 +44,10 @@ def lower(op: QuantizedOp, choice: Choice, lowering: Lowering) -> SSAValue:
     bias, x_scale = op.slot(2), lowering.activation_scale(op)
     values = None if bias is None else lowering.array(bias)
     if values is not None and x_scale is not None:
-        codes, scale = _coarse_enough(op, codes, scale, values, x_scale, lowering)
         bias = _integer_bias(op, key, scale, values, x_scale, lowering)
     w = lowering.dequantize_linear(op, codes, scale, None, axis=0)
     return lowering.build(op).op(
         "onnx.Conv", [lowering.dequantized_operand(op), w, bias], op.results[0].type, conv_attributes(op), node=op.node
-    )
-
-
-def _coarse_enough(
-    op: QuantizedOp, codes: SSAValue, scale: SSAValue, bias: np.ndarray, x_scale: float, lowering: Lowering
-) -> tuple[SSAValue, SSAValue]:
-    """Codes and scales such that the bias fits int32: channels of almost nothing but bias get a coarser scale.
-
-    Such a channel is what training leaves of one that it switched off; its bias would saturate without a word.
-    """
-    _, key = lowering.weight(op)
-    fine, steps = lowering.array(codes), lowering.array(scale)
-    assert fine is not None and steps is not None
-    coarser = np.maximum(1.0, np.abs(bias.astype(np.float64)) / (_BIAS_CODES * steps.astype(np.float64) * x_scale))
-    if not (coarser > 1).any():
-        return codes, scale
-    ratio = coarser.reshape(-1, *(1,) * (fine.ndim - 1))
-    build, weights = lowering.build(op), lowering.program.weights
-    arrays = np.rint(fine / ratio).astype(np.int8), (steps * coarser).astype(np.float32)
-    return (
-        build.weight(weights.add(f"{key}.coarse_codes", arrays[0]), arrays[0]),
-        build.weight(weights.add(f"{key}.coarse_scale", arrays[1]), arrays[1]),
     )
 
 
@@ -81,7 +57,10 @@ def _integer_bias(
     steps = lowering.array(scale)
     assert steps is not None
     step = (steps.astype(np.float64) * x_scale).astype(np.float32)
-    codes = np.rint(bias / np.maximum(step, _TINY).astype(np.float64)).astype(np.int32)
+    codes = np.rint(bias / np.maximum(step, _TINY).astype(np.float64))
+    if np.abs(codes).max(initial=0) > np.iinfo(np.int32).max:
+        raise NotSupported(f"{op.where()}: its bias does not fit int32 with the scales of its weight and activation")
+    codes = codes.astype(np.int32)
     build = lowering.build(op)
     integer = build.weight(lowering.program.weights.add(f"{key}.bias", codes), codes)
     step_value = build.weight(lowering.program.weights.add(f"{key}.bias_scale", step), step)
