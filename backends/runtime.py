@@ -134,7 +134,7 @@ def _fit(port: PortRecord, array: np.ndarray) -> np.ndarray:
             raise BadInput(
                 f"input {port.name!r} has shape {list(array.shape)}", hint=f"the network takes {describe(port)}"
             )
-    if array.dtype.name == port.dtype or port.dtype == "object":
+    if (array.dtype.name == port.dtype and array.dtype.isnative) or port.dtype == "object":
         return array
     wanted = np.dtype(port.dtype)
     both_float = array.dtype.kind == "f" and wanted.kind == "f"

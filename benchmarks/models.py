@@ -111,7 +111,7 @@ def det(options: argparse.Namespace) -> list[Row]:
     pages = [ocr.det_input(page) for page in ocr.pages(8, seed=2)]
     original = SessionRunner(str(path), path.parent, 1)
     output = original.outputs[0]
-    artifact, seconds = _compile(path, "W8A8", calibration=calibration, observer="mse")
+    artifact, seconds = _compile(path, "W8A8", calibration=calibration)
     overlaps: list[float] = []
     for page in pages:
         a, b = original.run({"x": page})[output] > 0.3, artifact(page)[output] > 0.3

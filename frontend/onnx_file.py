@@ -26,7 +26,7 @@ from qcc.ir.weights import WeightStore
 
 from .onnx_external import map_external, tensors
 from .onnx_graph import build_program
-from .onnx_guard import all_nodes, check, check_functions, check_outputs, without_long_vectors
+from .onnx_guard import all_nodes, check, check_functions, check_outputs, without_long_vectors, write_defaults
 from .onnx_opset import raise_opset
 
 OLDEST_OPSET = 7
@@ -208,6 +208,7 @@ def _check_structure(model: ModelProto, name: str) -> None:
 
 def _inline_functions(model: ModelProto, name: str) -> ModelProto:
     check_functions(model, name)
+    write_defaults(model)
     try:
         model = onnx.inliner.inline_local_functions(model)
     except (onnx.checker.ValidationError, RuntimeError) as error:

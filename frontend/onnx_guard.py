@@ -59,6 +59,16 @@ def check_functions(model: ModelProto, name: str) -> None:
         raise NotSupported(f"{name}: its local functions stand for {nodes} nodes, over {_MOST_NODES}", hint=_INLINE)
 
 
+def write_defaults(model: ModelProto) -> None:
+    """Give calls of local functions the attributes they leave to their defaults: the inliner forgets those."""
+    defaults = {_called(f.domain, f.name, f.overload): f.attribute_proto for f in model.functions}
+    for nodes in (model.graph.node, *(f.node for f in model.functions)):
+        for node in all_nodes(nodes):
+            given = {a.name for a in node.attribute}
+            missing = defaults.get(_called(node.domain, node.op_type, node.overload), ())
+            node.attribute.extend(a for a in missing if a.name not in given)
+
+
 def _called(domain: str, op_type: str, overload: str) -> tuple[str, str, str]:
     return ("" if domain == "ai.onnx" else domain, op_type, overload)
 

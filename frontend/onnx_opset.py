@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, helper
 
 from qcc.ir import attributes as attr
 from qcc.ir import types
@@ -14,8 +14,8 @@ from .onnx_guard import all_nodes, without_long_vectors
 
 _CHANGED = {"Scan": 9, "Hardmax": 13}
 """Operators that mean something else from that opset on, which the converter overlooks."""
-_FIRST_RESIZE = 11
-"""The first opset whose Resize says how coordinates are transformed and rounded."""
+_RESIZE = 10
+"""The opset that brought Resize in the place of Upsample; from the next one on it says how it maps coordinates."""
 
 
 def raise_opset(model: ModelProto, lowest: int, name: str) -> ModelProto:
@@ -47,26 +47,26 @@ def raise_opset(model: ModelProto, lowest: int, name: str) -> ModelProto:
             raise NotSupported(
                 f"{name}: raising opset {version} to {lowest} would change input {before.name!r}", hint=hint
             )
-    if version < _FIRST_RESIZE:
+    if version <= _RESIZE:
         for node in all_nodes(raised.graph.node):
             if node.op_type == "Resize" and not node.domain:
-                _mend_resize(node, raised.graph, name)
+                _mend_resize(node, raised.graph, version, name)
     return raised
 
 
-def _mend_resize(node: NodeProto, graph: GraphProto, name: str) -> None:
-    """Write out what Resize and Upsample meant before opset 11: `x = i / scale`, rounded up where the result shrinks.
+def _mend_resize(node: NodeProto, graph: GraphProto, version: int, name: str) -> None:
+    """Write out what Upsample, and Resize at its first opset, meant: `x = i / scale`, rounded up where the result shrinks.
 
     So the ONNX node test `resize_downsample_nearest` of opset 10 has it, and ONNX Runtime.
     """
     rounding = "floor"
-    if not any(a.name == "mode" and a.s == b"linear" for a in node.attribute):
+    if version == _RESIZE and not any(a.name == "mode" and a.s == b"linear" for a in node.attribute):
         scales = _constant(node.input[2], graph)
         if scales is None or ((scales < 1).any() and (scales > 1).any()):
             raise NotSupported(
-                f"{name}: node {node.name!r}: how {node.op_type} rounded before opset {_FIRST_RESIZE} depends on its "
-                "scales, which are computed, or both above and below 1",
-                hint=f"export it at opset {_FIRST_RESIZE} or newer",
+                f"{name}: node {node.name!r}: how Resize rounded at opset {_RESIZE} depends on its scales, which are "
+                "computed, or both above and below 1",
+                hint=f"export it at opset {_RESIZE + 1} or newer",
             )
         rounding = "ceil" if (scales < 1).any() else "floor"
     node.attribute.extend(
@@ -82,8 +82,5 @@ def _constant(value: str, graph: GraphProto) -> np.ndarray | None:
             return attr.to_array(tensor)
     for node in graph.node:
         if node.op_type == "Constant" and value in node.output:
-            held = node.attribute[0]
-            if held.type == AttributeProto.TENSOR:
-                return attr.to_array(held.t)
-            return np.array(held.floats, np.float32) if held.type == AttributeProto.FLOATS else None
+            return attr.to_array(node.attribute[0].t)
     return None

@@ -158,8 +158,8 @@ def _capture(model: Any, call: inspect.BoundArguments, axes: dict[str, dict[int,
     shapes = torch.export.ShapesCollection()
     for name, named in axes.items():
         shapes[tensors[name]] = dict.fromkeys(named, torch.export.Dim.DYNAMIC)
-    # By default torch takes an example size of 1 for a constant, and axes of one example size for equal.
-    free = torch.fx.experimental._config.patch(backed_size_oblivious=True, use_duck_shape=False)
+    # By default torch takes an example size of 1 for a constant; its own ONNX exporter sets this too.
+    free = torch.fx.experimental._config.patch(backed_size_oblivious=True)
     with _quiet(), _evaluating(model), torch.no_grad(), free:
         try:
             program = torch.export.export(model, call.args, call.kwargs, dynamic_shapes=shapes if axes else None)

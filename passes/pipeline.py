@@ -35,7 +35,7 @@ class QuantizeOptions:
     scheme: str
     group_size: int = 0
     algorithm: str = "rtn"
-    observer: str = "minmax"
+    observer: str = "mse"
     ignore: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
 

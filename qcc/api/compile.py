@@ -44,7 +44,7 @@ def compile(
     scheme: str = "W4A16",
     group_size: int = 0,
     algorithm: str = "rtn",
-    observer: str = "minmax",
+    observer: str = "mse",
     calibration: str | os.PathLike[str] | Sequence[Mapping[str, np.ndarray]] | None = None,
     calibration_limit: int = 128,
     image: ImageOptions | None = None,

@@ -23,7 +23,7 @@ class Options:
     scheme: str = "W4A16"
     group_size: int = 0
     algorithm: str = "rtn"
-    observer: str = "minmax"
+    observer: str = "mse"
     calibration: str = ""
     calibration_limit: int = 128
     image: ImageOptions = field(default_factory=ImageOptions)

@@ -27,8 +27,8 @@ def command(
     ] = 0,
     algorithm: Annotated[str, typer.Option(help="How codes are chosen: `qcc list algorithms`.")] = "rtn",
     observer: Annotated[
-        str, typer.Option(help="How ranges of activations are chosen: minmax, percentile, mse, entropy.")
-    ] = "minmax",
+        str, typer.Option(help="How ranges of activations are chosen: mse, minmax, percentile, entropy.")
+    ] = "mse",
     calibration: Annotated[
         str | None,
         typer.Option(help="An .npz file, a folder of .npz files or images, or `random` (only to try speed)."),

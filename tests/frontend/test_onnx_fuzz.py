@@ -18,7 +18,10 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="limits memory and waits the Linux way")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="limits memory and waits the Linux way"),
+]
 
 MUTANTS, MUTANTS_OF_LARGE = 60, 100
 SECONDS = 10.0
@@ -44,7 +47,12 @@ class Worker:
         script = self.repository / "tests" / "fuzz" / "worker.py"
         with self.errors.open("wb") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=environment, bufsize=0
+                [sys.executable, str(script)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=environment,
+                bufsize=0,
             )
         self.starts += 1
         first = self._line(START_SECONDS)
@@ -102,7 +110,9 @@ def test_every_damaged_file_is_read_or_refused(worker: Worker) -> None:
             findings.append(f"--- {answer['outcome']}: python tests/fuzz/worker.py {recipe}\n{answer['detail']}")
     assert not findings, f"{len(findings)} of {outcomes.total()} mutants:\n" + "\n".join(findings[:10])
     assert outcomes.total() >= 2000
-    assert min(outcomes["program"], outcomes["refused"]) > outcomes.total() // 20, f"the mutants are of one kind: {outcomes}"
+    assert min(outcomes["program"], outcomes["refused"]) > outcomes.total() // 20, (
+        f"the mutants are of one kind: {outcomes}"
+    )
 
 
 def test_seeds_themselves_are_read(worker: Worker) -> None:
@@ -122,7 +132,9 @@ def test_a_recipe_gives_the_same_bytes_in_another_process(worker: Worker) -> Non
     assert [worker.ask(recipe)["digest"] for recipe in some] == before
 
 
-@pytest.mark.parametrize(("fault", "outcome"), [("abort", "crash"), ("hang", "hang"), ("memory", "traceback"), ("other", "traceback")])
+@pytest.mark.parametrize(
+    ("fault", "outcome"), [("abort", "crash"), ("hang", "hang"), ("memory", "traceback"), ("other", "traceback")]
+)
 def test_faults_are_noticed_and_the_next_mutant_is_read(worker: Worker, fault: str, outcome: str) -> None:
     starts = worker.starts
     assert worker.ask(f"fault {fault}", seconds=2)["outcome"] == outcome

@@ -90,7 +90,11 @@ def _examine(path: Path, *, further: bool) -> tuple[str, str]:
         program = read(path)
     except QccError as error:
         lines = (error.message, error.hint)
-        plain = error.code in (2, 3) and error.message and all(len(x.splitlines()) <= 1 and len(x) < _LONGEST_MESSAGE for x in lines)
+        plain = (
+            error.code in (2, 3)
+            and error.message
+            and all(len(x.splitlines()) <= 1 and len(x) < _LONGEST_MESSAGE for x in lines)
+        )
         return ("refused" if plain else "bad message"), f"{type(error).__name__}: {error}"
     return _go_further(program) if further else ("program", "")
 

@@ -109,10 +109,18 @@ def test_codes_run_on_through_operators_with_integer_kernels_only(body: str) -> 
 
 
 def test_constant_operands_are_quantized_beside_codes() -> None:
-    before = image("a = Conv(x, w1) b = Add(a, k) c = Conv(b, w2) y = Sigmoid(c)", **C2, k=normal(1, 16, 7, 7))
+    before = image(
+        "a = Conv(x, w1) b = Concat<axis=0>(a, k) c = Conv(b, w2) y = Sigmoid(c)", **C2, k=normal(1, 16, 7, 7)
+    )
     after = quantized(before)
-    (add,) = [op for op in after.body.ops if op.name == "onnx.Add"]
-    assert all(isinstance(o.owner, Dequantize) for o in add.operands)
+    (concat,) = [op for op in after.body.ops if op.name == "onnx.Concat"]
+    assert all(isinstance(o.owner, Dequantize) for o in concat.operands)
+
+
+def test_sums_are_float() -> None:
+    before = image("a = Conv(x, w1) b = Add(a, k) c = Conv(b, w2) y = Sigmoid(c)", **C2, k=normal(1, 16, 7, 7))
+    (add,) = [op for op in quantized(before).body.ops if op.name == "onnx.Add"]
+    assert not isinstance(add.operands[1].owner, Dequantize), "the constant stays as it is"
 
 
 def test_values_that_the_network_returns_stay_float() -> None:

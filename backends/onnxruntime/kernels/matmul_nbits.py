@@ -18,10 +18,11 @@ from ..lower import Lowering
 from ..speed import Speed
 
 _BITS = (2, 4, 8)
+_BLOCKS = (16, 32, 64, 128, 256)
 
 
 def offers(task: KernelTask, speed: Speed) -> list[Choice]:
-    """One choice where the format has blocks of 16, 32, 64 ... along K; activations are float, or int8 in the same."""
+    """One choice where the format has blocks of 16 to 256 along K; activations are float, or int8 in the same."""
     fmt, block = task.weight_format, _block(task)
     if (
         task.op != "q.linear"
@@ -55,7 +56,7 @@ def _block(task: KernelTask) -> int:
     if block is None or len(block) != 1:
         return 0
     size = block[0] or 0
-    return size if size >= 16 and size & (size - 1) == 0 else 0
+    return size if size in _BLOCKS else 0
 
 
 def lower(op: QuantizedOp, choice: Choice, lowering: Lowering) -> SSAValue:
