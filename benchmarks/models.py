@@ -66,8 +66,10 @@ def digits(options: argparse.Namespace) -> list[Row]:
     with np.load(DIGITS / "test.npz") as data, np.load(DIGITS / "labels.npz") as truth:
         images, labels = data["images"], truth["labels"]
     rows: list[Row] = []
-    for scheme in ("W8A8", "W8A16", "W4A16", "W4A16_ASYM"):
-        artifact, seconds = _compile(path, scheme, calibration=DIGITS / "calibration.npz")
+    everything = {"include": ["re:.*"], "group_size": 32, "algorithm": "gptq"}
+    variants = (("W8A8", {}), ("W8A16", {}), ("W4A16", {}), ("W4A16_ASYM", everything))
+    for scheme, options_ in variants:
+        artifact, seconds = _compile(path, scheme, calibration=DIGITS / "calibration.npz", **options_)
         original = SessionRunner(str(path), path.parent, 1)
         truth_rate = _accuracy(original.run({"images": images})["logits"], labels)
         rate = _accuracy(artifact(images)["logits"], labels)
@@ -90,8 +92,8 @@ def rec(options: argparse.Namespace) -> list[Row]:
     output = original.outputs[0]
     theirs = [ocr.decode(original.run({"x": x})[output], characters) for _, x in lines]
     rows: list[Row] = []
-    for scheme in ("W8A8", "W4A16"):
-        artifact, seconds = _compile(path, scheme, calibration=calibration)
+    for scheme, algorithm in (("W8A8", "rtn"), ("W4A16", "gptq")):
+        artifact, seconds = _compile(path, scheme, calibration=calibration, algorithm=algorithm)
         ours = [ocr.decode(artifact(x)[output], characters) for _, x in lines]
         error = {
             "cer_float": round(100 * ocr.cer([(t, o) for (t, _), o in zip(lines, theirs, strict=True)]), 3),
@@ -158,9 +160,16 @@ def sentence_encoder(options: argparse.Namespace) -> list[Row]:
         output = original.outputs[0]
         batches = [minilm.encode(texts[i : i + 8]) for i in range(0, len(texts), 8)]
         reference = np.concatenate([original.run(b)[output] for b in batches])
-        calibration = [minilm.encode(minilm.sentences(8, seed=3))]
-        for scheme in ("W8A8", "W8A8_DYNAMIC", "W4A16", "W4A8"):
-            needs = {"calibration": calibration} if scheme == "W8A8" else {}
+        calibration = [minilm.encode(minilm.sentences(8, seed=s)) for s in range(3, 7)]
+        gptq = {"calibration": calibration, "algorithm": "gptq"}
+        variants = (
+            ("W8A8", {"calibration": calibration}),
+            ("W8A8_DYNAMIC", {}),
+            ("W4A16", {}),
+            ("W4A16", gptq),
+            ("W4A8", gptq),
+        )
+        for scheme, needs in variants:
             artifact, seconds = _compile(path, scheme, **needs)
             cosines = minilm.cosine(reference, np.concatenate([artifact(b)[output] for b in batches]))
             error = {"cosine_mean": round(float(cosines.mean()), 5), "cosine_least": round(float(cosines.min()), 5)}

@@ -1,4 +1,4 @@
-"""The public functions and the flags are the same words; a change of either is deliberate: mend `signatures.txt` with it."""
+"""Functions and flags are the same words; a change of either is deliberate: mend `signatures.txt` with it."""
 
 from __future__ import annotations
 
