@@ -30,6 +30,8 @@ from qcc.ir.program import Program
 from qcc.ir.text import parse, show
 from qcc.ir.weights import WeightStore
 
+RESULTS = Path(__file__).parent / "results"
+
 Value = np.ndarray | list[Any] | None
 """Any: the items of a sequence are values again."""
 
@@ -233,7 +235,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--only", default="", help="only tests whose name contains this")
     parser.add_argument("--limit", type=int, default=0, help="at most so many tests")
-    parser.add_argument("--json", type=Path, help="write the result here")
+    parser.add_argument("--json", type=Path, default=RESULTS / "conformance.json", help="write the result here")
     options = parser.parse_args()
     tests = [t for t in node_tests() if options.only in t.name]
     found = survey(tests[: options.limit or None])

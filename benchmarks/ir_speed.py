@@ -21,6 +21,8 @@ from qcc.ir.program import Program
 from qcc.ir.text import parse, show
 from qcc.ir.weights import WeightStore
 
+RESULTS = Path(__file__).parent / "results"
+
 T = TypeVar("T")
 
 
@@ -66,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--nodes", type=int, default=3000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, default=RESULTS / "ir_speed.json", help="write the result here")
     options = parser.parse_args()
     raw = network(options.nodes).SerializeToString()
 

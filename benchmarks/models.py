@@ -1,7 +1,7 @@
 """Size, error and latency of real networks compiled by qcc, beside ONNX Runtime on the float model, in one run.
 
     python -m benchmarks.models [--only digits|rec|det|cls|minilm] [--lines 200] [--rounds 30]
-                                [--json FILE] [--markdown FILE]
+                                [--json FILE]
 
 Latencies are interleaved, on one thread, medians with the 10th and 90th percentile; the float side is the original ONNX
 file in ONNX Runtime with all its optimizations on. What is called error is measured in the same run, on data that
@@ -16,7 +16,7 @@ import platform
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from qcc.api.bench import interleave, summarize
 from qcc.backends.onnxruntime.run import SessionRunner
 from qcc.backends.runtime import Artifact
 from qcc.ir import target
+
+RESULTS = Path(__file__).parent / "results"
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 
@@ -223,24 +225,6 @@ def _line(row: Row) -> str:
     return f"{row.model:13} {row.scheme:13} {sizes}  {times}  {row.compile_seconds:5.1f} s  {error}"
 
 
-def markdown(rows: Sequence[Row], machine: str) -> str:
-    """The table for docs/."""
-    lines = [
-        f"Machine: {machine}; one thread; median (10th to 90th percentile) of interleaved rounds.",
-        "",
-        "| network | scheme | size | of float | float ms | qcc ms | speed-up | compile | quality |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---|",
-    ]
-    for row in rows:
-        error = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in row.error.items())
-        times = [f"{t[1]:.2f} ({t[0]:.2f} to {t[2]:.2f})" for t in (row.float_ms, row.ms)]
-        lines.append(
-            f"| {row.model} | {row.scheme} | {row.bytes / 1e6:.2f} MB | {row.size_ratio:.2f}x "
-            f"| {times[0]} | {times[1]} | {row.speedup:.2f}x | {row.compile_seconds:.1f} s | {error} |"
-        )
-    return "\n".join(lines) + "\n"
-
-
 _WORKLOADS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
     "digits": digits,
     "rec": rec,
@@ -256,8 +240,7 @@ def main() -> None:
     parser.add_argument("--only", choices=sorted(_WORKLOADS), action="append")
     parser.add_argument("--lines", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--markdown", type=Path)
+    parser.add_argument("--json", type=Path, default=RESULTS / "models.json", help="write the result here")
     options = parser.parse_args()
     rows = [row for name in options.only or _WORKLOADS for row in _WORKLOADS[name](options)]
     cpu = target.load("cpu")
@@ -270,8 +253,6 @@ def main() -> None:
             "rows": [{**asdict(r), "size_ratio": round(r.size_ratio, 4), "speedup": round(r.speedup, 3)} for r in rows],
         }
         options.json.write_text(json.dumps(result, indent=1) + "\n")
-    if options.markdown:
-        options.markdown.write_text(markdown(rows, machine))
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def raise_opset(model: ModelProto, lowest: int, name: str) -> ModelProto:
 
 
 def _mend_resize(node: NodeProto, graph: GraphProto, version: int, name: str) -> None:
-    """Write out what Upsample, and Resize at its first opset, meant: `x = i / scale`, rounded up where the result shrinks.
+    """Write out what Upsample, and Resize at its first opset, meant: `x = i / scale`, rounded up where it shrinks.
 
     So the ONNX node test `resize_downsample_nearest` of opset 10 has it, and ONNX Runtime.
     """

@@ -31,12 +31,12 @@ from .calibrate import key_of
 from .observers.statistics import Histogram
 
 _ARITHMETIC = ("HardSwish", "Sigmoid", "GlobalAveragePool", "AveragePool", "LeakyRelu", "Concat")
-"""Operators with integer kernels that give values of a range of their own. Add and Mul have such kernels too, and would be
-faster, but their results misread lines of PP-OCRv4: they stay float."""
+"""Operators with integer kernels that give values of a range of their own. Add and Mul have such kernels too, and would
+be faster, but PP-OCRv4 misreads lines when they are quantized: they stay float."""
 _CARRYING = ("MaxPool", "Relu", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice")
 """Operators that move codes without changing what they mean."""
 _DENSE = 32
-"""Products an output of a convolution must sum for integer arithmetic to win (measured: benchmarks/conv_forms.py)."""
+"""Products an output of a convolution must sum for integer arithmetic to win."""
 _BIAS_CODES = float(1 << 30)
 """The largest code of a bias: half of what int32 holds, so that the products it is added to fit beside it."""
 _LANES = 16

@@ -1,4 +1,4 @@
-"""What real networks must reach after compilation: quality, size and speed, by the functions of `benchmarks/models.py`."""
+"""What real networks must reach when compiled: quality, size and speed, by the functions of `benchmarks/models.py`."""
 
 from __future__ import annotations
 
