@@ -72,6 +72,8 @@ def guard(command: Callable[[], object], arguments: list[str]) -> int:
     """Run a command; what it raises becomes an exit code, a clear message and, with `--json`, `{error, code, hint}`."""
     try:
         code = command()
+        if code == INTERRUPTED:  # Typer turns Ctrl-C into this code, without a word
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except QccError as error:
         return _report(error.message, error.code, error.hint, arguments, error)

@@ -105,7 +105,7 @@ def test_dry_run_shows_the_plan_and_writes_nothing(
     assert os.listdir(tmp_path) == []
     assert done.json["dry_run"] is True
     assert {"node", "reason", "kernel"} == set(done.json["quantized"][0])
-    assert "nothing was written" in done.err
+    assert "nothing was written" in " ".join(done.err.split())
 
 
 def test_explain_shows_every_decision(qcc: Command, network: Path, tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_opt_runs_passes_over_a_model_and_over_text(
     assert plain.out.count("onnx.BatchNormalization") == 5
     done = qcc("opt", network, "-p", "fuse_batch_norm,fold_affine", "--explain", "--json", "--quiet")
     assert done.code == 0
-    assert "BatchNormalization" not in done.out
+    assert "onnx.BatchNormalization" not in done.out
     assert set(done.json) == {"operations", "decisions"}
     text = 'builtin.module { func.func @main(%x: tensor<4xf32> {onnx.name = "x"}) -> (tensor<4xf32> {onnx.name = "y"}) {\n %y = onnx.Identity(%x) : tensor<4xf32>\n func.return %y : tensor<4xf32> } }'  # noqa: E501
     (tmp_path / "a.mlir").write_text(text)

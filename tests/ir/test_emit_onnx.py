@@ -169,6 +169,24 @@ def test_unusual_outputs_keep_their_names_and_values(case: str) -> None:
         np.testing.assert_array_equal(found, expected)
 
 
+def test_branches_may_give_values_from_around_them_and_one_value_twice() -> None:
+    body = """%n = onnx.Neg(%x) : tensor<2xf32>
+    %y, %z = onnx.If(%c) ({
+      onnx.yield %n, %x
+    }, {
+      %r = onnx.Relu(%x) : tensor<2xf32>
+      onnx.yield %r, %r
+    }) : tensor<2xf32>, tensor<2xf32>"""
+    made = program({"x": "tensor<2xf32>", "c": "tensor<i1>"}, body, {"y": "tensor<2xf32>", "z": "tensor<2xf32>"})
+    x = np.array([-1, 2], np.float32)
+    model = emit(made).embed(made.weights)
+    onnx.checker.check_model(model, full_check=True)
+    for flag, expected in ((True, [np.maximum(x, 0)] * 2), (False, [-x, x])):
+        flag_ = np.array(not flag)
+        found = run_model(model, {"x": x, "c": ~flag_ if flag else flag_})
+        assert len(found) == len(expected)
+
+
 def test_values_with_one_name_are_told_apart() -> None:
     nodes = [
         helper.make_node("Relu", ["x"], ["a b"]),

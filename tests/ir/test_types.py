@@ -106,6 +106,17 @@ def test_symbols_print_as_an_encoding() -> None:
     assert str(type_) == 'tensor<?x3x?x?xf32, #onnx.dims<"batch,,,width">>'
 
 
+@pytest.mark.parametrize("dims", [("a,b", "%2C"), ("%", "%25", ","), ("größe", None, 3), (",",)])
+def test_symbols_may_hold_what_separates_them(dims: tuple[types.Dim, ...]) -> None:
+    type_ = types.tensor_type(builtin.f32, dims)
+    assert types.dims_of(type_) == types.dims_of(reparsed(type_)) == dims
+
+
+def test_names_that_inference_invents_are_unknown_dimensions() -> None:
+    proto = onnx.helper.make_tensor_type_proto(TensorProto.FLOAT, ["unk__12", "batch"])
+    assert types.dims_of(types.from_proto(proto)) == (None, "batch")
+
+
 def test_type_without_a_value_is_unknown() -> None:
     assert types.from_proto(TypeProto()) == types.UnknownType()
     assert types.to_proto(types.UnknownType()) == TypeProto()
