@@ -255,6 +255,7 @@ def main() -> None:
             "failures": found.failures,
             "mutants": {kind: [found.refused[kind], tried] for kind, tried in found.tried.items()},
         }
+        options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(result, indent=1) + "\n")
 
 

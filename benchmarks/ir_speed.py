@@ -96,6 +96,7 @@ def main() -> None:
     )
     if options.json:
         result = {"nodes": options.nodes, "seconds": seconds, "total": sum(seconds.values()), "round_trip": same}
+        options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(result, indent=1) + "\n")
 
 

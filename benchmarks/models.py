@@ -203,9 +203,10 @@ def _row(
     times = interleave({"float": lambda: original.run(feeds), "ours": lambda: runner.run(feeds)}, options.rounds)
     float_ms, ms = ([s.p10, s.median, s.p90] for s in (summarize(times["float"]), summarize(times["ours"])))
     float_bytes = sum(p.stat().st_size for p in path.parent.glob(f"{path.name}*"))
+    algorithm = artifact.manifest.options["algorithm"]
     row = Row(
         model,
-        scheme,
+        scheme if algorithm == "rtn" else f"{scheme} {algorithm}",
         float_bytes,
         artifact.manifest.bytes,
         float_ms,
@@ -252,6 +253,7 @@ def main() -> None:
             "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "rows": [{**asdict(r), "size_ratio": round(r.size_ratio, 4), "speedup": round(r.speedup, 3)} for r in rows],
         }
+        options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(result, indent=1) + "\n")
 
 

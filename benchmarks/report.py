@@ -1,4 +1,4 @@
-"""Write docs/results.md, and the table in README.md, from the result files that the other scripts leave in benchmarks/results.
+"""Write docs/results.md, and the table in README.md, from what the other scripts left in benchmarks/results.
 
 python -m benchmarks.report
 """

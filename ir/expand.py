@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from xdsl.dialects import builtin
@@ -211,6 +212,10 @@ def _weight(op: Weight, program: Program, build: Builder) -> Codes:
     type_ = op.result.type
     assert isinstance(type_, QuantizedType)
     fmt, shape, store = type_.format, type_.shape, program.weights
+    if not _is_affine(fmt.element):
+        raise NotSupported(
+            f"q.weight {op.weight!r}: codes of {fmt.element} stand for values of a table: no expansion yet"
+        )
     keys = {which: part(op.weight, which) for which in ("codes", "scale", "zero")}
     codes = build.weight(keys["codes"], store[keys["codes"]])
     if type_.layout is not None:
@@ -226,6 +231,16 @@ def _weight(op: Weight, program: Program, build: Builder) -> Codes:
             zero = _unpack(zero, fmt.zero, op.zero_layout, fmt.scale_shape(shape), build)
         zero = _spread(zero, fmt, shape, build)
     return Codes(codes, scale, zero, lambda v: v)
+
+
+@cache
+def _is_affine(element: str) -> bool:
+    """Whether every code of an element type stands for itself, as integers do."""
+    family = load_element(element)
+    low = -(1 << (family.bits - 1)) if family.signed else 0
+    codes = np.arange(low, low + (1 << family.bits)).astype(np.int8 if family.signed else np.uint8)
+    held = codes[(codes >= family.low) & (codes <= family.high)]
+    return bool(np.array_equal(family.decode(held), held.astype(np.float32)))
 
 
 def _unpack(packed: SSAValue, element: str, layout: Layout, shape: tuple[int, ...], build: Builder) -> SSAValue:

@@ -12,8 +12,8 @@ from xdsl.parser import Parser
 from xdsl.printer import Printer
 from xdsl.utils.exceptions import ParseError, VerifyException
 
+from .dialects.registry import DIALECTS
 from .errors import BadInput, QccError
-from .universe import DIALECTS
 
 _HINT = "check the IR text at this place"
 

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from qcc.api import Artifact, bench, compile, load, verify
+    from qcc.api import Artifact, bench, compile, load, plan, verify
     from qcc.ir.errors import BadInput, CheckFailed, MissingExtra, NotSupported, QccError
 
 __version__ = "0.1.0"
 
 _PLACES = {
-    **dict.fromkeys(("Artifact", "bench", "compile", "load", "verify"), "qcc.api"),
+    **dict.fromkeys(("bench", "compile", "plan", "verify"), "qcc.api"),
+    **dict.fromkeys(("Artifact", "load"), "qcc.backends.runtime"),  # what runs an artifact loads no compiler
     **dict.fromkeys(("BadInput", "CheckFailed", "MissingExtra", "NotSupported", "QccError"), "qcc.ir.errors"),
 }
 
@@ -28,6 +29,7 @@ __all__ = [
     "bench",
     "compile",
     "load",
+    "plan",
     "verify",
 ]
 

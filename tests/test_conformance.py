@@ -15,10 +15,12 @@ EXCEPTIONS = {
 """Node tests that ONNX Runtime runs and qcc refuses, each with its reason."""
 SLICE = 12
 """Every twelfth test is about 150."""
+ALWAYS = ("test_constant", "test_if", "test_loop11", "test_sequence_insert_at_back")
 
 
 def test_a_slice_of_the_node_tests_is_identical_and_its_mutants_are_refused() -> None:
-    found = survey(list(node_tests())[::SLICE])
+    tests = list(node_tests())
+    found = survey([*tests[::SLICE], *(t for t in tests if t.name in ALWAYS)])
     assert set(found.failures) <= set(EXCEPTIONS), found.failures
     assert found.tests > 100
     assert not found.accepted

@@ -8,6 +8,7 @@ from xdsl.rewriter import InsertPoint, Rewriter
 from qcc.ir import types
 from qcc.ir.dialects.q import Conv, Embedding, Linear, Quantize, QuantizedOp, Weight, part
 from qcc.ir.kernel_task import Assignment, Choice, KernelTask, Picker, assign, cheapest
+from qcc.ir.layout import Layout
 from qcc.ir.program import Program
 from qcc.ir.target import Target
 from qcc.ir.types import QuantizedType
@@ -42,33 +43,39 @@ def choose(program: Program, target: Target, pick: Picker = cheapest) -> list[As
     """Pick a choice for every task and resolve its layouts in the IR; packing itself is a pass."""
     speed = measured(target.machine)
     assignments = assign(kernel_tasks(program, target), lambda task: kernels.offers(task, speed), pick)
+    resolved: dict[_Place, Weight] = {}
     for assignment in assignments:
-        _resolve(assignment.op, assignment.choice, program)
+        _resolve(assignment.op, assignment.choice, program, resolved)
     return assignments
 
 
-def _resolve(op: QuantizedOp, choice: Choice, program: Program) -> None:
+_Place = tuple[Weight, Layout, Layout | None]
+"""A weight without a layout, and where its codes and zero points shall lie."""
+
+
+def _resolve(op: QuantizedOp, choice: Choice, program: Program, resolved: dict[_Place, Weight]) -> None:
     value = op.operands[1]
     weight = value.owner
     assert isinstance(weight, Weight)
     type_ = op.weight_type()
-    resolved = QuantizedType.of(type_.expressed, type_.format, choice.layout)
+    laid_out = QuantizedType.of(type_.expressed, type_.format, choice.layout)
     op.properties["kernel"] = StringAttr(" ".join([choice.kernel, *(f"{k}={v}" for k, v in choice.parameters)]))
-    if value.type == resolved:
+    if value.type == laid_out:
         return
-    new = Weight(_key(weight, choice, program), resolved, choice.zero_layout)
-    new.result.name_hint = value.name_hint
-    Rewriter.insert_op(new, InsertPoint.before(weight))
-    op.operands[1] = new.result
+    place = (weight, choice.layout, choice.zero_layout)
+    if place not in resolved:
+        is_first = not any(other is weight for other, _, _ in resolved)
+        new = Weight(weight.weight if is_first else _copied(weight, choice, program), laid_out, choice.zero_layout)
+        new.result.name_hint = value.name_hint
+        Rewriter.insert_op(new, InsertPoint.before(weight))
+        resolved[place] = new
+    op.operands[1] = resolved[place].result
     if value.first_use is None:
         Rewriter.erase_op(weight)
 
 
-def _key(weight: Weight, choice: Choice, program: Program) -> str:
-    """The weight's own name, or another for a second layout of the same weight."""
-    readers = {use.operation for use in weight.result.uses}
-    if len(readers) == 1:
-        return weight.weight
+def _copied(weight: Weight, choice: Choice, program: Program) -> str:
+    """The name of a copy, for a second layout of the same weight."""
     key = f"{weight.weight}@{choice.kernel}"
     for which in ("codes", "scale", "zero"):
         if part(weight.weight, which) in program.weights:

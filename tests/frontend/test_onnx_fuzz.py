@@ -1,7 +1,7 @@
-"""Damaged ONNX files: the door gives a program or one plain sentence, whatever the bytes; it never crashes, hangs or eats memory.
+"""Damaged ONNX files: the door gives a program or one plain sentence; it never crashes, hangs or eats memory.
 
-The mutants are read in one worker process (`tests/fuzz/worker.py`), which is started again when one of them ends or stops it. To see
-one mutant again: `python tests/fuzz/worker.py SEED NUMBER`.
+The mutants are read in one worker process (`tests/fuzz/worker.py`), which is started again when one of them ends or
+stops it. To see one mutant again: `python tests/fuzz/worker.py SEED NUMBER`.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python tests/fuzz/worker.py                # answers lines such as `branches 17` and `branches 17 further`
     python tests/fuzz/worker.py branches 17    # reads that one mutant and shows what happened; the file stays
 
-The number `whole` stands for the seed as it is. Apart from `program` and `refused`, an outcome is a bug. What ends or stops the
-process, its parent sees (`tests/frontend/test_onnx_fuzz.py`).
+The number `whole` stands for the seed as it is. Apart from `program` and `refused`, an outcome is a bug. What ends or
+stops the process, its parent sees (`tests/frontend/test_onnx_fuzz.py`).
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _answer(known: dict[str, Seed], recipe: list[str], folder: Path) -> dict[str
 
 
 def _write_mutant(known: dict[str, Seed], name: str, number: str, folder: Path) -> str:
-    """Write a mutant to `folder`, or where there is external data now and then the seed beside damaged data; gives its digest."""
+    """Write a mutant to `folder` (with external data, now and then the seed beside damaged data); gives its digest."""
     seed, rng = known[name], random.Random(f"{name} {number}")
     others = [s.model for s in known.values() if not s.large]
     beside_only = bool(seed.beside) and rng.random() < 0.15

@@ -24,7 +24,7 @@ from qcc.ir.target import load
 from qcc.ir.text import parse, show
 from qcc.passes.pack_weights import PackWeights
 from tests.ir.helpers import program
-from tests.ir.test_expand import Stored
+from tests.ir.stored import Stored
 
 TARGET = load("cpu")
 EVEN = Speed(defaultdict(lambda: 1.0))
@@ -243,7 +243,6 @@ def test_layers_of_one_weight_with_different_picks_get_bytes_of_their_own() -> N
     np.testing.assert_allclose(run(placed, {"x": X})["y"], expected, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.xfail(reason="the first of two layers takes a copy of the weight even where both want one layout")
 def test_layers_of_one_weight_with_one_layout_share_its_bytes() -> None:
     stored = Stored((96, 96), "i4", (1, 32))
     body = f"""%w = q.weight "w" : {stored.weight()}

@@ -1,4 +1,4 @@
-"""xDSL's own tools find the dialects of qcc through the entry point, and read and write its text."""
+"""xDSL's own tools find the dialects and passes of qcc through the entry point, and read and write its text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from xdsl.universe import Universe
 
 from qcc.ir.dialects.schema import DIALECTS
-from qcc.ir.universe import UNIVERSE
+from qcc.universe import UNIVERSE
 from tests.ir.test_text import MODULE
 
 NAMES = {*DIALECTS.values(), "q"}
@@ -37,3 +37,20 @@ def test_xdsl_opt_reads_and_writes_our_text(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.stderr == ""
     assert done.stdout.rstrip("\n") + "\n" == MODULE
+
+
+def test_xdsl_opt_runs_our_passes(tmp_path: Path) -> None:
+    file = tmp_path / "module.mlir"
+    file.write_text(
+        """builtin.module attributes {onnx.opset = {"" = 21 : i64}} {
+  func.func @main(%x: tensor<2xf32> {onnx.name = "x"}) -> (tensor<2xf32> {onnx.name = "y"}) {
+    %i = onnx.Identity "i"(%x) : tensor<2xf32>
+    %y = onnx.Relu "r"(%i) : tensor<2xf32>
+    func.return %y : tensor<2xf32>
+  }
+}
+"""
+    )
+    command = [Path(sys.executable).with_name("xdsl-opt"), file, "-p", "qcc-canonicalize"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert "onnx.Relu" in done.stdout and "Identity" not in done.stdout, done.stderr
