@@ -77,6 +77,8 @@ def _resolve(op: QuantizedOp, choice: Choice, program: Program, resolved: dict[_
 def _copied(weight: Weight, choice: Choice, program: Program) -> str:
     """The name of a copy, for a second layout of the same weight."""
     key = f"{weight.weight}@{choice.kernel}"
+    while part(key, "codes") in program.weights:
+        key += "'"
     for which in ("codes", "scale", "zero"):
         if part(weight.weight, which) in program.weights:
             program.weights[part(key, which)] = program.weights[part(weight.weight, which)]

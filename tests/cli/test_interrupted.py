@@ -118,8 +118,12 @@ def test_a_limit_on_the_size_of_files(limit: int, network: Path, old: Path, tmp_
     assert os.listdir(tmp_path) == ["out.qcc"]
 
 
-@pytest.mark.parametrize("stage", ["import", "calibrate"])
-def test_ctrl_c_in_the_middle(stage: str, network: Path, digits: Path, old: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("stage", "number"), [("import", signal.SIGINT), ("calibrate", signal.SIGINT), ("calibrate", signal.SIGTERM)]
+)
+def test_ctrl_c_and_a_time_limit_in_the_middle(
+    stage: str, number: signal.Signals, network: Path, digits: Path, old: Path, tmp_path: Path
+) -> None:
     before = contents(old)
     command = [
         sys.executable, "-m", "qcc", "compile", str(network), "--scheme", "W8A8", "--observer", "entropy",
@@ -133,7 +137,7 @@ def test_ctrl_c_in_the_middle(stage: str, network: Path, digits: Path, old: Path
     for line in process.stderr:
         seen.append(line)
         if stage in line:
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
             break
     out, rest = process.communicate()
     watchdog.cancel()
