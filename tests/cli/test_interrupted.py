@@ -129,7 +129,13 @@ def test_ctrl_c_and_a_time_limit_in_the_middle(
         sys.executable, "-m", "qcc", "compile", str(network), "--scheme", "W8A8", "--observer", "entropy",
         "--calibration", str(digits / "test.npz"), "--calibration-limit", "500", "-o", str(old), "--force", "--json",
     ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
+    )
     watchdog = threading.Timer(120, process.kill)
     watchdog.start()
     assert process.stderr is not None
