@@ -26,7 +26,7 @@ from qcc.ir.weights import WeightStore
 
 from .onnx_external import map_external, tensors
 from .onnx_graph import build_program
-from .onnx_guard import all_nodes, check, check_functions, check_outputs, without_long_vectors, write_defaults
+from .onnx_guard import all_nodes, check, check_functions, check_graph, without_long_vectors, write_defaults
 from .onnx_opset import raise_opset
 
 OLDEST_OPSET = 7
@@ -82,7 +82,7 @@ def from_model(
     _check_structure(model, name)
     if model.functions:
         model = _inline_functions(model, name)
-    check_outputs(model.graph, name)
+    check_graph(model.graph, name)
     model = raise_opset(model, lowest_opset, name)
     _apply_shapes(model.graph, shapes, set(lifted), name)
     _check_domains(model.graph, {o.domain: o.version for o in model.opset_import}, name)

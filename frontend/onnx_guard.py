@@ -1,6 +1,7 @@
 """What the ONNX libraries are spared, because they answer it not with errors of their own, but with others or a crash.
 
-Text that is not UTF-8; tensors whose data is not what their type and shape say; graph outputs that nothing computes.
+Text that is not UTF-8; tensors whose data is not what their type and shape say; graph outputs that nothing computes;
+counts out of range; local functions that call themselves; vectors so long that to write out each item takes all memory.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TensorShapeProto, ValueInfoProto, helper
 
+from qcc.ir import attributes as attr
 from qcc.ir import types
 from qcc.ir.errors import BadInput, NotSupported
 from qcc.ir.infer import LONGEST_VECTOR
@@ -91,11 +93,14 @@ def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
         yield from attribute.graphs
 
 
-def check_outputs(graph: GraphProto, name: str, outer: frozenset[str] = frozenset()) -> None:
-    """Raise `BadInput` where a graph gives a value that nothing computes.
+def check_graph(graph: GraphProto, name: str) -> None:
+    """Raise `BadInput` for what the checker overlooks in a graph, and the version converter or inference crashes on."""
+    _check_outputs(graph, name)
+    _check_counts(graph, name)
 
-    The checker overlooks it, and the version converter crashes.
-    """
+
+def _check_outputs(graph: GraphProto, name: str, outer: frozenset[str] = frozenset()) -> None:
+    """Every graph computes what it gives."""
     known = outer.union(
         (i.name for i in graph.input), (t.name for t in graph.initializer), *(n.output for n in graph.node)
     )
@@ -106,7 +111,39 @@ def check_outputs(graph: GraphProto, name: str, outer: frozenset[str] = frozense
             )
     for node in graph.node:
         for inner in subgraphs(node):
-            check_outputs(inner, name, known)
+            _check_outputs(inner, name, known)
+
+
+def _check_counts(graph: GraphProto, name: str) -> None:
+    """What the libraries index, allocate or divide by is in its range."""
+    for node in all_nodes(graph.node):
+        ranges = {
+            "axis": (-_MOST_AXES, _MOST_AXES),
+            "batch_dims": (0, _MOST_AXES),
+            "blocksize": (1, 1 << 16),
+            "q_num_heads": (1, 1 << 31),
+            "kv_num_heads": (1, 1 << 31),
+            "num_outputs": (1, len(node.output)),
+            "num_scan_inputs": (1, len(node.input)),
+        }
+        where = f"{name}: node {node.name!r} ({node.op_type})"
+        for attribute in node.attribute:
+            low, high = ranges.get(attribute.name, (attribute.i, attribute.i))
+            if not low <= attribute.i <= high:
+                raise BadInput(f"{where}: {attribute.name} is {attribute.i}, not {low} to {high}", hint=_DAMAGED)
+        if node.op_type == "SplitToSequence" and not _zero_scalars(graph).isdisjoint(node.input[1:]):
+            raise BadInput(f"{where}: splits into pieces of length 0", hint=_DAMAGED)
+
+
+def _zero_scalars(graph: GraphProto) -> set[str]:
+    """The names of constants of one integer, anywhere in the graph, that is 0."""
+    nodes = all_nodes(graph.node)
+    tensors = [(t.name, t) for g in (graph, *(s for n in nodes for s in subgraphs(n))) for t in g.initializer]
+    constants = [(n.output[0], a) for n in nodes if n.op_type == "Constant" and n.output for a in n.attribute]
+    tensors += [(output, a.t) for output, a in constants if a.name == "value"]
+    whole = (TensorProto.INT32, TensorProto.INT64)
+    zeros = {key for key, t in tensors if t.data_type in whole and not t.dims and not attr.to_array(t).any()}
+    return zeros.union(output for output, a in constants if a.name == "value_int" and not a.i)
 
 
 def without_long_vectors(model: ModelProto, run: Callable[[ModelProto], ModelProto]) -> ModelProto:
