@@ -102,7 +102,12 @@ def _open(folder: Path, manifest: Manifest, threads: int) -> Runner:
         raise BadInput(
             f"{folder}: made by the backend {manifest.backend!r}, which this qcc does not have", hint="update qcc"
         )
-    module = importlib.import_module(f"qcc.backends.{manifest.backend}.run")
+    return open_runner(manifest.backend, folder, threads)
+
+
+def open_runner(backend: str, folder: Path, threads: int) -> Runner:
+    """What runs the files that a backend wrote into `folder`."""
+    module = importlib.import_module(f"qcc.backends.{backend}.run")
     return cast("Runner", module.open_folder(folder, threads))
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from qcc.ir.kernel_task import Assignment, Picker, cheapest
@@ -12,17 +10,13 @@ from qcc.ir.rewrite import ProgramContext
 from qcc.ir.target import Target
 from qcc.passes.pack_weights import PackWeights
 
+from ..select import Built
 from .emit import write_model
 from .lower import lower
+from .run import MODEL
 from .tasks import choose
 
-
-@dataclass(frozen=True)
-class Built:
-    """The choices made, and the names of the layers' results in the written model, by node."""
-
-    assignments: list[Assignment]
-    values: dict[str, str]
+DEVICES = ("cpu",)
 
 
 def resolve(program: Program, target: Target, pick: Picker = cheapest) -> list[Assignment]:
@@ -30,19 +24,11 @@ def resolve(program: Program, target: Target, pick: Picker = cheapest) -> list[A
     return choose(program, target, pick)
 
 
-def build(
-    program: Program,
-    target: Target,
-    folder: Path,
-    weights: str,
-    pick: Picker = cheapest,
-    packed: Callable[[], None] | None = None,
-) -> Built:
+def build(program: Program, target: Target, folder: Path, weights: str, pick: Picker = cheapest) -> Built:
     """Write `model.onnx` and the weights file into `folder`. `program` is left with layouts and packed weights."""
     assignments = resolve(program, target, pick)
     PackWeights().run(program, ProgramContext(program=program))
-    if packed is not None:
-        packed()
     lowered = lower(program)
     names = write_model(lowered.program, program, folder, weights)
-    return Built(assignments, {node: names[value] for node, value in lowered.results.items() if value in names})
+    values = {node: names[value] for node, value in lowered.results.items() if value in names}
+    return Built(assignments, values, (MODEL, weights))

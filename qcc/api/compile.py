@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from qcc.backends import select
 from qcc.backends.artifact import require_free, writing
 from qcc.backends.runtime import Artifact
 from qcc.frontend.images import ImageOptions
@@ -106,13 +107,13 @@ def plan(model: object, inputs: Any = None, *, progress: Progress | None = None,
     options = _options({**defaults, **options_, "calibration": calibration})
     with tempfile.TemporaryDirectory(prefix="qcc-") as work:
         state = _quantize(model, inputs, options, calibration, Path(work), progress or Silent())
-        from qcc.backends.onnxruntime.build import resolve
-
-        assignments = resolve(state.program, targets.load(options.target))
+        target = targets.load(options.target)
+        backend = select.choose(target, options.backend)
+        assignments = select.load(backend).resolve(state.program, target, cheapest)
         made = Plan(
             schemes.load(options.scheme).name,
             options.target,
-            "onnxruntime",
+            backend,
             state.program.decisions,
             passes=state.checks,
         )

@@ -6,12 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from qcc.backends import select
 from qcc.frontend.images import ImageOptions
 from qcc.ir import target as targets
-from qcc.ir.errors import BadInput, NotSupported
+from qcc.ir.errors import BadInput
 from qcc.passes import algorithms, observers, schemes
-
-BACKENDS = ("auto", "onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,7 @@ class Options:
         scheme = schemes.load(self.scheme)
         algorithms.load(self.algorithm)
         observers.load(self.observer)
-        if self.backend not in BACKENDS:
-            raise BadInput(f"no backend is called {self.backend!r}", hint=f"known backends: {', '.join(BACKENDS)}")
+        select.choose(targets.load(self.target), self.backend)
         if self.group_size and (self.group_size < 16 or self.group_size & (self.group_size - 1)):
             raise BadInput(
                 f"group size {self.group_size} is not a power of two of at least 16", hint="use 32, 64 or 128"
@@ -72,8 +70,6 @@ class Options:
             if any(not 0 < extent < 1 << 31 for extent in shape):
                 raise BadInput(f"the shape {list(shape)} of input {name!r} cannot be", hint="write it like 1,3,48,320")
         check_gates(self.min_sqnr, self.max_error)
-        if targets.load(self.target).device != "cpu":
-            raise NotSupported(f"target {self.target!r} has no backend yet", hint="use --target cpu")
 
 
 def check_gates(min_sqnr: float | None, max_error: float | None) -> None:

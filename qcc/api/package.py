@@ -21,9 +21,9 @@ from qcc.backends.artifact import (
     PortRecord,
     write_manifest,
 )
-from qcc.backends.onnxruntime.build import Built, build
-from qcc.backends.onnxruntime.run import MODEL, open_folder
+from qcc.backends.runtime import open_runner
 from qcc.backends.samples import StoredSamples, spot_values
+from qcc.backends.select import Built, choose, load
 from qcc.frontend.samples import hash_samples
 from qcc.ir import target as targets
 from qcc.ir import types
@@ -46,12 +46,13 @@ _TOOLS = ("qcc", "numpy", "onnx", "onnxruntime", "xdsl")
 def package(state: State, options: Options, folder: Path, name: str, pick: Picker) -> Manifest:
     """Write everything into `folder` and give the manifest."""
     program, target = state.program, targets.load(options.target)
-    built = build(program, target, folder, WEIGHTS, pick)
+    backend = choose(target, options.backend)
+    built = load(backend).build(program, target, folder, WEIGHTS, pick)
     (folder / MODULE).write_text(show(program.module))
     spots = _spots(state, built.assignments)
     inputs, outputs = ([p.name for p in ports] for ports in (program.inputs(), program.results()))
     StoredSamples(state.data.verification, state.references, spots).save(folder / SAMPLES, inputs, outputs)
-    runner = open_folder(folder, 0)
+    runner = open_runner(backend, folder, 0)
     found = compare(state.references, [runner.run(s) for s in state.data.verification])
     layers = [_layer(a, program, built) for a in built.assignments]
     manifest = Manifest(
@@ -60,12 +61,12 @@ def package(state: State, options: Options, folder: Path, name: str, pick: Picke
         target=target.name,
         machine=target.machine,
         requires=[],
-        backend="onnxruntime",
+        backend=backend,
         scheme=schemes.load(options.scheme).name,
         options=_recorded(options),
         inputs=[_port(p) for p in program.inputs()],
         outputs=[_port(p) for p in program.results()],
-        bytes=sum((folder / f).stat().st_size for f in (MODEL, WEIGHTS)),
+        bytes=sum((folder / f).stat().st_size for f in built.files),
         float_bytes=state.float_bytes,
         bits_per_weight=_bits_per_weight(layers),
         layers=layers,
@@ -75,8 +76,8 @@ def package(state: State, options: Options, folder: Path, name: str, pick: Picke
         samples_sha256=hash_samples(state.data.verification),
         seed=options.seed,
         versions={**{tool: version(tool) for tool in _TOOLS}, "python": platform.python_version()},
-        ran_on=["cpu"],
-        not_run=[],
+        ran_on=list(built.ran_on),
+        not_run=list(built.not_run),
     )
     return write_manifest(folder, manifest)
 

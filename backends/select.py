@@ -1,0 +1,67 @@
+"""Which backend compiles for a target: a folder with `build.py` and `run.py`, loaded when it is first used."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, cast
+
+from qcc.ir.errors import BadInput, NotSupported
+from qcc.ir.kernel_task import Assignment, Picker
+from qcc.ir.program import Program
+from qcc.ir.target import Target
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a backend wrote into an artifact folder."""
+
+    assignments: Sequence[Assignment]
+    """The choice made for each operation."""
+    values: dict[str, str]
+    """The names of the layers' results in the written model, by node."""
+    files: tuple[str, ...]
+    """The files that a runtime needs: their sizes make up the size of the artifact."""
+    ran_on: tuple[str, ...] = ("cpu",)
+    not_run: tuple[str, ...] = ()
+    """Devices that the artifact is for and that were not there to check it on."""
+
+
+class Backend(Protocol):
+    """What `build.py` of a backend offers."""
+
+    DEVICES: tuple[str, ...]
+    """The devices of targets that it compiles for."""
+
+    def resolve(self, program: Program, target: Target, pick: Picker) -> list[Assignment]:
+        """Choose a kernel for every operation and resolve layouts in the IR."""
+        ...
+
+    def build(self, program: Program, target: Target, folder: Path, weights: str, pick: Picker) -> Built:
+        """Pack and write everything that `run.py` of the same backend opens; `program` is left packed."""
+        ...
+
+
+def names() -> list[str]:
+    """The names of the backends: the folders beside this file that can build."""
+    return sorted(path.parent.name for path in Path(__file__).parent.glob("*/build.py"))
+
+
+def load(name: str) -> Backend:
+    """The backend called `name`."""
+    if name not in names():
+        raise BadInput(f"no backend is called {name!r}", hint=f"known backends: auto, {', '.join(names())}")
+    return cast("Backend", importlib.import_module(f"qcc.backends.{name}.build"))
+
+
+def choose(target: Target, requested: str) -> str:
+    """The backend for a target: the one asked for, or the first that compiles for its device where that is `auto`."""
+    fitting = [name for name in names() if target.device in load(name).DEVICES]
+    if requested == "auto" and fitting:
+        return fitting[0]
+    if requested != "auto" and target.device in load(requested).DEVICES:
+        return requested
+    hint = f"use --backend {' or '.join(fitting)}" if fitting else "`qcc list targets` shows the others"
+    raise NotSupported(f"no backend compiles for target {target.name!r} as asked: --backend {requested}", hint=hint)
