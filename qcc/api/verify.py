@@ -37,7 +37,10 @@ class LayerError:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """`ok` says whether the files are unchanged and the gates hold."""
+    """`ok` says whether the files are unchanged and the gates hold.
+
+    `layers` has the error of each layer in the manifest's order, None where nothing is stored to compare with.
+    """
 
     ok: bool
     sqnr_db: float
@@ -48,6 +51,7 @@ class VerifyReport:
     failures: tuple[str, ...]
     ran_on: tuple[str, ...]
     not_run: tuple[str, ...]
+    layers: tuple[LayerError | None, ...] = ()
 
 
 def verify(
@@ -79,12 +83,26 @@ def verify(
     if hash_samples(stored.inputs) != manifest.samples_sha256:
         raise BadInput(f"{folder}: the stored samples are not those that were measured", hint="compile the model again")
     if against is None:
-        found = compare(stored.outputs, [loaded(dict(s)) for s in stored.inputs])
+        found = compare(stored.outputs, [_outputs(loaded, s) for s in stored.inputs])
     else:
         found = _against(loaded, against, samples, seed)
     failures = _failures(found, manifest.error.sqnr_db if against is None else None, min_sqnr, max_error)
-    worst = _worst(loaded, stored)
-    return VerifyReport(not failures, found.sqnr_db, found.max_abs_error, worst, True, (), failures, ran_on, not_run)
+    layers = _layer_errors(loaded, stored)
+    worst = tuple(sorted((e for e in layers if e is not None), key=lambda e: e.sqnr_db)[:5])
+    return VerifyReport(
+        not failures, found.sqnr_db, found.max_abs_error, worst, True, (), failures, ran_on, not_run, layers
+    )
+
+
+def _outputs(artifact: Artifact, sample: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    outputs = artifact(dict(sample))
+    for port in artifact.outputs:
+        if port.name not in outputs:
+            raise BadInput(
+                f"{artifact.folder}: the manifest names an output {port.name!r} that the model does not have",
+                hint="compile the model again",
+            )
+    return outputs
 
 
 def _failures(
@@ -118,22 +136,28 @@ def _against(artifact: Artifact, model: object, count: int, seed: int) -> Differ
         return compare(run_all(program, feeds), [artifact(f) for f in feeds])
 
 
-def _worst(artifact: Artifact, stored: StoredSamples, count: int = 5) -> tuple[LayerError, ...]:
-    """The layers with the lowest SQNR on the first sample, worst first."""
+def _layer_errors(artifact: Artifact, stored: StoredSamples) -> tuple[LayerError | None, ...]:
+    """The error of each layer's result on the first sample, at the stored places."""
     layers = artifact.manifest.layers
+    if len(stored.spots) != len(layers):
+        raise BadInput(
+            f"{artifact.folder}: {len(layers)} layers, but stored values of {len(stored.spots)}",
+            hint="compile the model again",
+        )
     values = [layer.value for layer in layers if layer.value]
     if not values or not stored.inputs:
-        return ()
+        return (None,) * len(layers)
     runner = open_with_values(artifact.folder, values, artifact.threads)
     outputs = runner.run(_feeds(artifact, stored.inputs[0]))
-    errors: list[LayerError] = []
+    errors: list[LayerError | None] = []
     for index, (layer, spots) in enumerate(zip(layers, stored.spots, strict=True)):
         if layer.value not in outputs or not spots.size:
+            errors.append(None)
             continue
         comparison = Comparison()
         comparison.add(spots, spot_values(outputs[layer.value], index))
         errors.append(LayerError(layer.node, round(comparison.result.sqnr_db, 2)))
-    return tuple(sorted(errors, key=lambda e: e.sqnr_db)[:count])
+    return tuple(errors)
 
 
 def _feeds(artifact: Artifact, sample: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ from qcc.api.options import Options
 from qcc.cli import build
 
 GOLDEN = Path(__file__).with_name("signatures.txt")
-FUNCTIONS = ("compile", "plan", "load", "verify", "bench")
+FUNCTIONS = ("compile", "plan", "load", "verify", "bench", "report")
 
 IN_PYTHON_ONLY = {"inputs", "progress", "pick"}
 ON_THE_COMMAND_LINE_ONLY = {"json", "quiet", "debug", "explain", "dry_run"}
@@ -58,9 +58,10 @@ def test_flags_of_compile_are_its_keyword_arguments() -> None:
     assert flags("compile") - ON_THE_COMMAND_LINE_ONLY == expected
 
 
-def test_flags_of_verify_and_bench_are_their_keyword_arguments() -> None:
+def test_flags_of_verify_bench_and_report_are_their_keyword_arguments() -> None:
     assert flags("verify") - ON_THE_COMMAND_LINE_ONLY == keywords("verify") - {"seed"}
     assert flags("bench") - ON_THE_COMMAND_LINE_ONLY == keywords("bench") - {"inputs"}
+    assert flags("report") - ON_THE_COMMAND_LINE_ONLY == keywords("report")
 
 
 def test_every_command_takes_the_common_flags() -> None:
@@ -85,4 +86,5 @@ def test_the_package_offers_the_public_names() -> None:
     for name in qcc.__all__:
         assert getattr(qcc, name) is not None
     assert qcc.compile is api.compile
+    assert qcc.report is api.report
     assert not hasattr(qcc, "no_such_name")
