@@ -19,7 +19,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from qcc.ir.errors import BadInput
 
-SCHEMA_VERSION = 1
+from .language import LanguageRecord
+
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 MODULE = "module.mlir"
 WEIGHTS = "weights.safetensors"
@@ -96,6 +98,8 @@ class Manifest(_Record):
     versions: dict[str, str]
     ran_on: list[str]
     not_run: list[str]
+    language: LanguageRecord | None = None
+    """What a language model is beside its network; None for other networks."""
     files: dict[str, str] = {}
 
 

@@ -7,15 +7,20 @@ import os
 import shutil
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 
 from qcc.ir.errors import BadInput
 
 from .artifact import Manifest, PortRecord, read_manifest, require_unchanged, writing
+from .language import LanguageRecord
+from .sampling import Sampling
+
+if TYPE_CHECKING:
+    from .generate import Decoder, Piece
 
 
 class Runner(Protocol):
@@ -75,6 +80,56 @@ class Artifact:
             if self._runner is None:
                 self._runner = _open(self.folder, self.manifest, self.threads)
             return self._runner
+
+    @property
+    def language(self) -> LanguageRecord:
+        """What the artifact says of its language model; `BadInput` where it is another network."""
+        if self.manifest.language is None:
+            raise BadInput(
+                f"{self.folder}: not a language model", hint="run it on arrays: --input X.npz --output Y.npz"
+            )
+        return self.manifest.language
+
+    def decoder(self, capacity: int) -> Decoder:
+        """Prefill and decode over a new cache of `capacity` positions; weights are shared with other decoders."""
+        record = self.language
+        module = importlib.import_module(f"qcc.backends.{self.manifest.backend}.decode")
+        return cast("Decoder", module.open_decoder(self.runner, record, capacity))
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+    ) -> Iterator[str]:
+        """Go on from `prompt`: pieces of text as they become whole, up to the model's end token.
+
+        Temperature 0 is greedy; `top_k` and `top_p` are the model's own settings where they are not given. Raises
+        `BadInput` for an empty prompt, one that does not fit the model's positions, or a network that is no decoder.
+        """
+        return (
+            piece.text for piece in self.pieces(prompt, max_new_tokens, self.sampling(temperature, top_k, top_p), seed)
+        )
+
+    def sampling(self, temperature: float, top_k: int | None, top_p: float | None) -> Sampling:
+        """Sampling with the model's own settings where none are given."""
+        own = self.language
+        k, p = (own.top_k or 0) if top_k is None else top_k, (own.top_p or 1.0) if top_p is None else top_p
+        return Sampling(temperature, k, p)
+
+    def pieces(self, prompt: str, max_new_tokens: int, sampling: Sampling, seed: int) -> Iterator[Piece]:
+        """`generate` with tokens: each new one, and the text that has become whole with it."""
+        from .generate import capacity_for, encode, generate, load_tokenizer
+
+        record = self.language
+        tokenizer = load_tokenizer(self.folder)
+        ids = encode(tokenizer, prompt)
+        decoder = self.decoder(capacity_for(record, len(ids), max_new_tokens))
+        return generate(decoder, tokenizer, ids, max_new_tokens, stop=record.eos, sampling=sampling, seed=seed)
 
     def save(self, folder: str | os.PathLike[str], *, force: bool = False) -> Artifact:
         """Write the artifact to `folder`, whole or not at all, and give the artifact there."""

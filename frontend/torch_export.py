@@ -47,7 +47,7 @@ def to_onnx(
     Raises `BadInput` where the inputs do not fit the module or an axis cannot change, `NotSupported` where torch cannot
     capture or translate it, `MissingExtra` without torch; each with torch's reason in one line.
     """
-    torch = _torch()
+    torch = import_torch()
     if isinstance(model, torch.export.ExportedProgram):
         if inputs is not None or dynamic is not None:
             raise BadInput(
@@ -69,23 +69,35 @@ def open_pt2(path: str | Path) -> ExportedProgram:
     with tempfile.TemporaryDirectory(prefix="qcc-") as folder:
         checked = Path(folder) / "checked.pt2"
         pt2_archive.write_checked_copy(path, checked)
-        torch = _torch()
+        torch = import_torch()
         from torch.export.pt2_archive._package import load_pt2  # torch.export.load swallows the reason of a failure
 
         try:
-            with _quiet():
+            with quiet():
                 return load_pt2(str(checked)).exported_programs["model"]
         except _FAILURES as error:
             raise NotSupported(
-                f"{path}: torch {torch.__version__} cannot rebuild the program: {_reason(error)}",
+                f"{path}: torch {torch.__version__} cannot rebuild the program: {first_reason(error)}",
                 hint="save it again with this version of torch",
             ) from error
+
+
+def write_step(
+    step: Any, inputs: Mapping[str, Any], axes: Mapping[str, dict[int, str]], folder: Path, *, opset: int, prefix: str
+) -> Path:
+    """Capture a module that holds operators which only ONNX can run, and write it as `to_onnx` does.
+
+    No other sizes are tried, for the module does not compute. `prefix` is dropped from the names of weights.
+    """
+    call = inspect.signature(step.forward).bind(**inputs)
+    program = _export(step, call, dict(axes))
+    return _write(program, folder, dict(axes), opset, prefix)
 
 
 _FAILURES = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError)
 
 
-def _torch() -> Any:
+def import_torch() -> Any:
     """The torch module; `Any`, because its stubs leave the exporter unknown."""
     try:
         import onnxscript  # noqa: F401  # pyright: ignore[reportUnusedImport]
@@ -97,7 +109,7 @@ def _torch() -> Any:
 
 def _bind(model: Any, inputs: Any) -> inspect.BoundArguments:
     """The call `forward(*inputs)` in the order of its signature."""
-    torch = _torch()
+    torch = import_torch()
     if not isinstance(model, torch.nn.Module):
         raise BadInput(f"expected a torch.nn.Module or an ExportedProgram, not {type(model).__name__}")
     if isinstance(model, torch.jit.ScriptModule):
@@ -122,7 +134,7 @@ def _bind(model: Any, inputs: Any) -> inspect.BoundArguments:
 
 def _tensors(call: inspect.BoundArguments) -> dict[str, torch.Tensor]:
     """The tensors among the arguments by the names that torch gives them: `x`, `past_0_1`, `cache_key`."""
-    torch = _torch()
+    torch = import_torch()
     pytree = torch.utils._pytree
     leaves = pytree.tree_flatten_with_path(dict(call.arguments))[0]
     named = (("_".join(re.findall(r"\w+", pytree.keystr(path))), leaf) for path, leaf in leaves)
@@ -153,20 +165,25 @@ def _axes(call: inspect.BoundArguments, dynamic: Dynamic) -> dict[str, dict[int,
 
 
 def _capture(model: Any, call: inspect.BoundArguments, axes: dict[str, dict[int, str]]) -> ExportedProgram:
-    torch = _torch()
+    program = _export(model, call, axes)
+    with quiet(), _evaluating(model), import_torch().no_grad():
+        _try_other_sizes(model, program, call, axes)
+    return program
+
+
+def _export(model: Any, call: inspect.BoundArguments, axes: dict[str, dict[int, str]]) -> ExportedProgram:
+    torch = import_torch()
     tensors = _tensors(call)
     shapes = torch.export.ShapesCollection()
     for name, named in axes.items():
         shapes[tensors[name]] = dict.fromkeys(named, torch.export.Dim.DYNAMIC)
     # By default torch takes an example size of 1 for a constant; its own ONNX exporter sets this too.
     free = torch.fx.experimental._config.patch(backed_size_oblivious=True)
-    with _quiet(), _evaluating(model), torch.no_grad(), free:
+    with quiet(), _evaluating(model), torch.no_grad(), free:
         try:
-            program = torch.export.export(model, call.args, call.kwargs, dynamic_shapes=shapes if axes else None)
+            return torch.export.export(model, call.args, call.kwargs, dynamic_shapes=shapes if axes else None)
         except _FAILURES as error:
             raise _explained(error, model, call) from error
-        _try_other_sizes(model, program, call, axes)
-    return program
 
 
 def _try_other_sizes(model: Any, program: Any, call: inspect.BoundArguments, axes: dict[str, dict[int, str]]) -> None:
@@ -174,7 +191,7 @@ def _try_other_sizes(model: Any, program: Any, call: inspect.BoundArguments, axe
 
     What torch assumes of a size, such as not to be 1, ONNX cannot state: the graph would be wrong without a word.
     """
-    torch = _torch()
+    torch = import_torch()
     pytree = torch.utils._pytree
     captured = program.module(check_guards=False)
     captured.validate_inputs = False
@@ -216,35 +233,35 @@ def _explained(error: Exception, model: Any, call: inspect.BoundArguments) -> Ba
         model(*call.args, **call.kwargs)
     except _FAILURES as failure:
         return BadInput(
-            f"{name} does not run on the example inputs: {_reason(failure)}", hint="check their shapes and dtypes"
+            f"{name} does not run on the example inputs: {first_reason(failure)}", hint="check their shapes and dtypes"
         )
     if "Constraints violated" in text:
         violated = re.findall(r"^\s+- (.+)", text, re.MULTILINE) or [text]
         return BadInput(
-            f"the dynamic axes do not hold for {name}: {_reason(ValueError(violated[0]))}",
+            f"the dynamic axes do not hold for {name}: {first_reason(ValueError(violated[0]))}",
             hint="take an example size of 2 or more there, leave the axis out, or remove what fixes it in forward()",
         )
     place = re.search(r'call raised this error:\s+File "(.+)", line (\d+)', text)
     return NotSupported(
-        f"torch.export cannot capture {name}{f' ({place[1]}:{place[2]})' if place else ''}: {_reason(error)}",
+        f"torch.export cannot capture {name}{f' ({place[1]}:{place[2]})' if place else ''}: {first_reason(error)}",
         hint="use torch operators only; control flow on tensor values becomes torch.where or torch.cond",
     )
 
 
-def _write(program: Any, folder: Path, axes: dict[str, dict[int, str]], opset: int) -> Path:
-    torch = _torch()
+def _write(program: Any, folder: Path, axes: dict[str, dict[int, str]], opset: int, prefix: str = "") -> Path:
+    torch = import_torch()
     given = [spec for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"]
     inputs = [spec.arg.name for spec in given if not hasattr(spec.arg, "value")]
     outputs = _output_names(program, inputs)
     shapes = {name: axes.get(name) for name in inputs} if axes else None
-    with _quiet():
+    with quiet():
         try:
             exported = torch.onnx.export(
                 program, dynamo=True, opset_version=opset, dynamic_shapes=shapes, optimize=True, verbose=False
             )
         except _FAILURES as error:
             raise NotSupported(
-                f"torch has no ONNX translation of this model: {_reason(error)}",
+                f"torch has no ONNX translation of this model: {first_reason(error)}",
                 hint="replace what it names: an operator, or the opset",
             ) from error
         model, signature = exported.model, exported.exported_program.graph_signature
@@ -257,6 +274,8 @@ def _write(program: Any, folder: Path, axes: dict[str, dict[int, str]], opset: i
             )
         _give_rotary_a_batch(model)
         _name_weights(model, exported.exported_program)
+        for value in list(model.graph.initializers.values()):
+            value.name = value.name.removeprefix(prefix)
         _tidy(model, (*inputs, *outputs))
         folder.mkdir(parents=True, exist_ok=True)
         exported.save(folder / "model.onnx", external_data=True)
@@ -266,7 +285,7 @@ def _write(program: Any, folder: Path, axes: dict[str, dict[int, str]], opset: i
 def _output_names(program: Any, taken: Sequence[str]) -> list[str]:
     """One name an output, from where it stands in the returned structure; `None` is no output."""
 
-    torch = _torch()
+    torch = import_torch()
     pytree = torch.utils._pytree
     spec = program.call_spec.out_spec
     paths = pytree.tree_flatten_with_path(spec.unflatten([torch.empty(0)] * spec.num_leaves))[0]
@@ -366,7 +385,7 @@ def _tidy(model: Any, names: Sequence[str]) -> None:
 
 
 @contextmanager
-def _quiet() -> Generator[None]:
+def quiet() -> Generator[None]:
     """No warnings, log lines or dumped graphs: what matters of them is in the errors raised."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
@@ -390,7 +409,7 @@ def _evaluating(model: Any) -> Generator[None]:
             module.training = training
 
 
-def _reason(error: BaseException) -> str:
+def first_reason(error: BaseException) -> str:
     """The first line of what torch says of the cause, which may run over pages, without advice to torch developers."""
     while error.__cause__ is not None:
         error = error.__cause__

@@ -14,7 +14,7 @@ from xdsl.ir import SSAValue
 
 from .emit_onnx import EmittedModel, emit
 from .errors import BadInput, NotSupported
-from .expand import expand
+from .expand import expand_with
 from .program import Program
 
 if TYPE_CHECKING:
@@ -30,9 +30,7 @@ class Reference:
         self, program: Program, also: Sequence[SSAValue] = (), *, threads: int = 0, optimize: bool = False
     ) -> None:
         if any(op.name.startswith("q.") and op.name != "q.weight" for op in program.module.walk()):
-            if also:
-                raise ValueError("values can be fetched from an expanded program only: expand it first")
-            program = expand(program)
+            program, also = expand_with(program, also)
         emitted = emit(program, also=tuple(also))
         self._session = session(emitted, program, threads=threads, optimize=optimize)
         self.outputs = [p.name for p in program.results()]

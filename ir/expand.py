@@ -16,23 +16,21 @@ from functools import cache
 
 import numpy as np
 from xdsl.dialects import builtin
-from xdsl.ir import Attribute, Operation, SSAValue
-from xdsl.rewriter import InsertPoint, Rewriter
+from xdsl.ir import Operation, SSAValue
+from xdsl.rewriter import Rewriter
 
 from . import types
-from .dialects.onnx import operator
+from .builder import F32, I32, Builder
 from .dialects.q import Conv, Dequantize, Embedding, Linear, Quantize, Weight, part
+from .dialects.q_attention import Attention
 from .emit_onnx import types_opset
 from .errors import NotSupported
+from .expand_attention import expand_attention
 from .format import Format
 from .formats import load_element
 from .layout import Layout
 from .program import Program
 from .types import QuantizedType
-
-F32 = builtin.f32
-I32 = builtin.IntegerType(32)
-I64 = builtin.IntegerType(64)
 
 
 @dataclass(frozen=True)
@@ -45,99 +43,28 @@ class Codes:
     restore: Callable[[SSAValue], SSAValue]
 
 
-class Builder:
-    """Appends standard operators before one operation; every method gives the new value."""
-
-    def __init__(self, before: Operation, opset: int) -> None:
-        self.before = before
-        self.opset = opset
-
-    def op(
-        self,
-        name: str,
-        operands: Sequence[SSAValue | None],
-        type_: Attribute,
-        attributes: dict[str, object] | None = None,
-        *,
-        node: str = "",
-    ) -> SSAValue:
-        """One operator of a generated dialect, as in `op("onnx.Add", [a, b], type)`."""
-        dialect, op_type = name.split(".", 1)
-        new = operator(dialect, op_type)(operands, [type_], attributes, node=node)
-        Rewriter.insert_op(new, InsertPoint.before(self.before))
-        return new.results[0]
-
-    def constant(self, array: np.ndarray | np.generic) -> SSAValue:
-        """A small tensor written into the text."""
-        array = np.asarray(array)
-        return self.op("onnx.Constant", [], types.numpy_type(array), {"value": array})
-
-    def scalar(self, value: float) -> SSAValue:
-        """A float32 scalar."""
-        return self.constant(np.array(value, np.float32))
-
-    def weight(self, key: str, array: np.ndarray, name: str = "") -> SSAValue:
-        """A tensor of the weight store."""
-        op = Weight(key, types.numpy_type(array))
-        op.result.name_hint = name or None
-        Rewriter.insert_op(op, InsertPoint.before(self.before))
-        return op.result
-
-    def cast(self, value: SSAValue, element: Attribute) -> SSAValue:
-        """`value` converted to another element type."""
-        type_ = types.tensor_type(element, types.dims_of(value.type))
-        return self.op("onnx.Cast", [value], type_, {"to": types.element_of(element).onnx})
-
-    def reshape(self, value: SSAValue, shape: Sequence[int]) -> SSAValue:
-        """Reshape; 0 keeps the extent."""
-        old = types.dims_of(value.type)
-        dims = [(old[i] if old else None) if d == 0 else (d if d > 0 else None) for i, d in enumerate(shape)]
-        type_ = types.tensor_type(types.element_type(value.type), dims)
-        return self.op("onnx.Reshape", [value, self.constant(np.array(shape, np.int64))], type_)
-
-    def transpose(self, value: SSAValue, order: Sequence[int]) -> SSAValue:
-        """Permute the axes."""
-        dims = types.dims_of(value.type)
-        assert dims is not None
-        type_ = types.tensor_type(types.element_type(value.type), [dims[i] for i in order])
-        return self.op("onnx.Transpose", [value], type_, {"perm": list(order)})
-
-    def crop(self, value: SSAValue, shape: Sequence[int]) -> SSAValue:
-        """The leading corner of static extents `shape`; the value itself where nothing is cut."""
-        dims = types.dims_of(value.type)
-        assert dims is not None
-        axes = [i for i, d in enumerate(shape) if dims[i] != d]
-        if not axes:
-            return value
-        bounds = [np.array(b, np.int64) for b in ([0] * len(axes), [shape[i] for i in axes], axes)]
-        new = [shape[i] if i in axes else d for i, d in enumerate(dims)]
-        type_ = types.tensor_type(types.element_type(value.type), new)
-        return self.op("onnx.Slice", [value, *map(self.constant, bounds)], type_)
-
-    def binary(self, name: str, left: SSAValue, right: SSAValue) -> SSAValue:
-        """An elementwise operator whose result has the shape of `left`."""
-        return self.op(f"onnx.{name}", [left, right], left.type)
-
-    def unary(self, name: str, value: SSAValue) -> SSAValue:
-        """An elementwise operator of one operand."""
-        return self.op(f"onnx.{name}", [value], value.type)
-
-
 def expand(program: Program) -> Program:
     """A copy of `program` in which every `q` operation is replaced by its expansion."""
-    out = program.clone()
+    return expand_with(program, ())[0]
+
+
+def expand_with(program: Program, values: Sequence[SSAValue]) -> tuple[Program, list[SSAValue]]:
+    """The expanded copy, and what `values` of `program` have become in it."""
+    copies: dict[SSAValue, SSAValue] = {}
+    out = program.clone(copies)
     parts: dict[SSAValue, Codes] = {}
+    became: dict[SSAValue, SSAValue] = {}
     for op in list(out.module.walk()):
         if isinstance(op, Weight) and not isinstance(op.result.type, QuantizedType):
             continue
-        if isinstance(op, Weight | Quantize | Dequantize | Linear | Conv | Embedding):
-            _expand_op(op, out, parts)
+        if isinstance(op, Weight | Quantize | Dequantize | Linear | Conv | Embedding | Attention):
+            became |= _expand_op(op, out, parts)
     for op in reversed(list(out.module.walk())):
-        if isinstance(op, Weight | Quantize | Dequantize | Linear | Conv | Embedding) and not any(
+        if isinstance(op, Weight | Quantize | Dequantize | Linear | Conv | Embedding | Attention) and not any(
             r.first_use for r in op.results
         ):
             Rewriter.erase_op(op)
-    return out
+    return out, [became.get(copies[v], copies[v]) for v in values]
 
 
 def expand_one(op: Operation, program: Program) -> SSAValue:
@@ -152,18 +79,24 @@ def expand_one(op: Operation, program: Program) -> SSAValue:
     return _float_value(op, parts, build)
 
 
-def _expand_op(op: Operation, program: Program, parts: dict[SSAValue, Codes]) -> None:
+def _expand_op(op: Operation, program: Program, parts: dict[SSAValue, Codes]) -> dict[SSAValue, SSAValue]:
+    """Expand before `op` and let its readers read that; gives the new values by the old ones."""
     build = Builder(op, types_opset(program, ""))
     match op:
         case Weight():
             parts[op.result] = _weight(op, program, build)
+            return {}
         case Quantize():
             parts[op.results[0]] = _quantize(op, build)
+            return {}
+        case Attention():
+            values = expand_attention(op, build)
         case _:
-            value = _float_value(op, parts, build)
-            if op.results[0].name_hint:
-                value.name_hint = op.results[0].name_hint
-            op.results[0].replace_all_uses_with(value)
+            values = [_float_value(op, parts, build)]
+    for old, value in zip(op.results, values, strict=True):
+        value.name_hint = old.name_hint or value.name_hint
+        old.replace_all_uses_with(value)
+    return dict(zip(op.results, values, strict=True))
 
 
 def _float_value(op: Operation, parts: dict[SSAValue, Codes], build: Builder) -> SSAValue:

@@ -12,6 +12,7 @@ from xdsl.ir import Attribute, Block, SSAValue
 
 from . import attributes as attr
 from .dialects.q import Weight, part
+from .format import Format
 from .types import QuantizedType
 from .weights import WeightStore
 
@@ -36,6 +37,18 @@ class Port:
     type: Attribute
 
 
+@dataclass(frozen=True)
+class StoredCodes:
+    """A weight as its file holds it: `format.decode(codes, scale, zero)` is the float weight, bit by bit."""
+
+    format: Format
+    codes: np.ndarray
+    scale: np.ndarray
+    zero: np.ndarray | None
+    source: str
+    """What the file calls the format, such as `Q8_0`."""
+
+
 @dataclass
 class Program:
     """The value that passes rewrite in place."""
@@ -47,6 +60,8 @@ class Program:
     """Largest magnitudes of activations by channel, where calibration took them: float32 [K] by value."""
     hessians: dict[str, np.ndarray] = field(default_factory=dict[str, np.ndarray])
     """Second moments of activations, where calibration took them: float64 [K, K] by value."""
+    stored: dict[str, StoredCodes] = field(default_factory=dict[str, "StoredCodes"])
+    """The codes of which float weights were decoded, by weight: a file that was quantized already."""
 
     @property
     def main(self) -> FuncOp:
@@ -77,9 +92,10 @@ class Program:
         """Record a decision."""
         self.decisions.append(Decision(node, action, reason))
 
-    def clone(self) -> Program:
-        """A copy to rewrite; arrays are shared."""
-        return Program(self.module.clone(), self.weights.copy(), list(self.decisions), self.peaks, self.hessians)
+    def clone(self, copies: dict[SSAValue, SSAValue] | None = None) -> Program:
+        """A copy to rewrite; arrays are shared. `copies` takes the new value of each old one."""
+        module = self.module.clone(copies)
+        return Program(module, self.weights.copy(), list(self.decisions), self.peaks, self.hessians, self.stored)
 
     def weight_ops(self) -> Iterator[Weight]:
         """Every `q.weight` of the module."""

@@ -18,10 +18,10 @@ from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
 
 from . import types
+from .builder import Builder
 from .dialects.onnx import OnnxOp
 from .dialects.q import Weight
 from .emit_onnx import types_opset
-from .expand import Builder
 from .infer import constant_of
 from .program import Program
 from .types import QuantizedType

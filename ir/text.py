@@ -42,7 +42,7 @@ def parse(text: str, name: str = "<text>", *, verify: bool = True) -> ModuleOp:
         module = parser.parse_module()
     except ParseError as error:
         raise BadInput(str(error), hint=_HINT) from error
-    except (VerifyException, QccError) as error:
+    except (VerifyException, QccError, OverflowError, MemoryError) as error:  # a type of 10^20 bits, say
         raise BadInput(f"{name}:{_line(text[: parser.pos].rstrip())}: {error}", hint=_HINT) from error
     if verify:
         check(module, name)

@@ -11,8 +11,8 @@ import numpy as np
 from xdsl.ir import Operation, SSAValue
 
 from qcc.ir import types
+from qcc.ir.builder import I64, Builder
 from qcc.ir.dialects.onnx import OnnxOp
-from qcc.ir.expand import I64, Builder
 from qcc.ir.program import Program
 from qcc.ir.rewrite import Rewrite, builder
 

@@ -16,8 +16,8 @@ from xdsl.ir import Operation, SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from qcc.ir import types
+from qcc.ir.builder import Builder
 from qcc.ir.dialects.onnx import OnnxOp, operator
-from qcc.ir.expand import Builder
 from qcc.ir.program import Program
 from qcc.ir.rewrite import Rewrite, array_of, builder, has_one_use, producer, rank_of, replace, weight_name
 

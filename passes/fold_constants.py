@@ -18,7 +18,7 @@ from qcc.ir.execute import run
 from qcc.ir.program import NAME, Program
 from qcc.ir.rewrite import Pass, ProgramContext, builder, remove_dead
 
-_RANDOM = {
+RANDOM = {
     "RandomNormal",
     "RandomUniform",
     "RandomNormalLike",
@@ -79,7 +79,7 @@ def _constant_part(program: Program) -> tuple[set[SSAValue], list[OnnxOp]]:
             isinstance(op, OnnxOp)
             and op.domain == ""
             and not op.regions
-            and op.op_type not in _RANDOM
+            and op.op_type not in RANDOM
             and all(o in constant for o in op.operands)
         ):
             constant.update(op.results)

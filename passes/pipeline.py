@@ -21,10 +21,13 @@ from .fuse_batch_norm import FuseBatchNorm
 from .fuse_bias import FuseBias
 from .fuse_hard_sigmoid import FuseHardSigmoid
 from .fuse_hard_swish import FuseHardSwish
+from .fuse_rotary import FuseRotary
+from .merge_duplicates import MergeDuplicates
 from .quantize_activations import QuantizeActivations
 from .quantize_conv import QuantizeConv
 from .quantize_embedding import QuantizeEmbedding
 from .quantize_linear import QuantizeLinear
+from .recognize_attention import RecognizeAttention
 from .smooth_activations import SmoothActivations
 
 
@@ -42,7 +45,7 @@ class QuantizeOptions:
 
 def legalize() -> list[Pass]:
     """What ONNX allows and ONNX Runtime, which runs the reference, does not: written in the form that both know."""
-    return [ExpandAttentionMask()]
+    return [ExpandAttentionMask(), RecognizeAttention()]
 
 
 def simplify() -> list[Pass]:
@@ -53,10 +56,12 @@ def simplify() -> list[Pass]:
         FuseBatchNorm(),
         FuseHardSigmoid(),
         FuseHardSwish(),
+        FuseRotary(),
         FoldAffine(),
         FoldAffine(),  # what the first round folded into a convolution may have stood in the way of its neighbour
         Canonicalize(),
         FoldConstants(),
+        MergeDuplicates(),
     ]
 
 

@@ -17,11 +17,11 @@ from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from qcc.ir import types
+from qcc.ir.builder import Builder
 from qcc.ir.dialects.onnx import OnnxOp
 from qcc.ir.dialects.q import Conv, Dequantize, Linear, Quantize, Weight, part
 from qcc.ir.errors import BadInput
-from qcc.ir.expand import Builder
-from qcc.ir.format import Format
+from qcc.ir.format import Format, Scale
 from qcc.ir.program import Program
 from qcc.ir.rewrite import Pass, ProgramContext, array_of, builder
 from qcc.ir.types import QuantizedType
@@ -68,7 +68,7 @@ class QuantizeActivations(Pass):
 
 
 def _quantize_dynamically(program: Program, fmt: Format) -> None:
-    made: dict[SSAValue, SSAValue] = {}
+    made: dict[tuple[SSAValue, Format], SSAValue] = {}
     for op in list(program.body.ops):
         if isinstance(op, Conv):
             program.decide(
@@ -80,11 +80,23 @@ def _quantize_dynamically(program: Program, fmt: Format) -> None:
         if types.dims_of(x.type) is None:
             program.decide(op.node, "activations float", "the rank of its input is unknown")
             continue
-        if x not in made:
-            quantize = Quantize([x], [QuantizedType.of(x.type, fmt)])
+        place = (x, _beside(op.weight_type().format, fmt))
+        if place not in made:
+            quantize = Quantize([x], [QuantizedType.of(x.type, place[1])])
             Rewriter.insert_op(quantize, InsertPoint.before(op))
-            made[x] = quantize.results[0]
-        op.operands[0] = made[x]
+            made[place] = quantize.results[0]
+        op.operands[0] = made[place]
+
+
+def _beside(weight: Format, activation: Format) -> Format:
+    """The format of activations for a weight: in its groups where it has groups, whatever the scheme's are.
+
+    A weight that keeps the codes of its file keeps their groups too.
+    """
+    block = weight.scale.block
+    if block is None or len(block) != 1 or block[0] is None or block == activation.scale.block:
+        return activation
+    return Format("i8", (Scale("f32", block),))
 
 
 @dataclass(frozen=True)

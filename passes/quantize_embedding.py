@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from xdsl.ir import Operation
+import numpy as np
+from xdsl.ir import Operation, SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from qcc.ir.dialects.onnx import OnnxOp
-from qcc.ir.dialects.q import Embedding
+from qcc.ir.dialects.q import Embedding, Weight, part
 from qcc.ir.program import Program
 from qcc.ir.rewrite import Rewrite, array_of, rank_of, replace, weight_name
+from qcc.ir.types import QuantizedType
 
 from . import schemes
-from .quantize_linear import quantized_weight
+from .quantize_linear import decodes_to, kept_weight, quantized_weight, stored_codes
 from .selection import Selection, constant_weight
 
 
@@ -43,18 +45,50 @@ class QuantizeEmbedding(Rewrite):
             return False
         key = weight_name(op.operands[0], op.node)
         selection, table_value = Selection(self.ignore, self.include), op.operands[0]
-        reason = selection.skip_reason(op, table_value, 8, program)
-        if not reason and not selection.includes(op, table_value):
-            reason = "embedding: left alone unless --include names it"
-        if reason:
-            program.decide(op.node, "skipped", reason)
-            return False
+        ignored, included = selection.ignores(op, table_value), selection.includes(op, table_value)
         table = array_of(op.operands[0], program)
         assert table is not None
-        fmt = scheme.linear_format(self.group_size)
-        w = quantized_weight(op, key, table, fmt, self.algorithm, program)
+        stored = None if ignored else stored_codes(key, program)
+        if stored is not None and (not included or stored.format.bits <= scheme.bits) and decodes_to(stored, table):
+            w = kept_weight(op, key, stored, program)
+            done = f"table {list(table.shape)} kept as {stored.format}, the {stored.source} of its file"
+        elif ignored or not included:
+            program.decide(op.node, "skipped", ignored or "embedding: left alone unless --include names it")
+            return False
+        else:
+            w = _of_tied_head(op, key, table, program)
+            fmt = scheme.linear_format(self.group_size)
+            w = w or quantized_weight(op, key, table, fmt, self.algorithm, program)
+            done = f"table {list(table.shape)} as {fmt}"
         embedding = Embedding([op.operands[1], w], [op.results[0].type], node=op.node)
         Rewriter.insert_op(embedding, InsertPoint.before(op))
         replace(op, embedding.results[0])
-        program.decide(op.node, "quantized", f"table {list(table.shape)} as {fmt}")
+        program.decide(op.node, "quantized", done)
         return True
+
+
+def _of_tied_head(op: Operation, key: str, table: np.ndarray, program: Program) -> SSAValue | None:
+    """The codes of the output head where it shares the table, so that what is tied stays tied for any algorithm.
+
+    A layer may also read the tensor the other way round: its codes are then those of the transposed table.
+    """
+    for other in program.weight_ops():
+        if other.weight == f"{key}.q" and other.parent is op.parent and _stands_for(other, table, program):
+            if not other.is_before_in_block(op):
+                other.detach()
+                Rewriter.insert_op(other, InsertPoint.before(op))
+            return other.result
+    return None
+
+
+def _stands_for(weight: Weight, table: np.ndarray, program: Program) -> bool:
+    type_ = weight.result.type
+    if not isinstance(type_, QuantizedType) or type_.shape != table.shape:
+        return False
+    codes, scale, zero = (
+        program.weights[part(weight.weight, p)] if part(weight.weight, p) in program.weights else None
+        for p in ("codes", "scale", "zero")
+    )
+    assert codes is not None and scale is not None
+    rest = type_.format.decode(codes, scale, zero) - table
+    return float(np.vdot(rest, rest)) < 0.25 * float(np.vdot(table, table))

@@ -13,13 +13,14 @@ from xdsl.rewriter import InsertPoint, Rewriter
 from qcc.ir.dialects.onnx import OnnxOp
 from qcc.ir.dialects.q import Linear, Weight, part
 from qcc.ir.format import Format
-from qcc.ir.program import Program
-from qcc.ir.rewrite import Rewrite, array_of, builder, rank_of, replace, weight_name
+from qcc.ir.program import Program, StoredCodes
+from qcc.ir.rewrite import Rewrite, array_of, builder, producer, rank_of, replace, weight_name
 from qcc.ir.types import QuantizedType
 
 from . import algorithms, schemes
+from .algorithms import Fitted
 from .calibrate import key_of
-from .selection import Selection, constant_weight
+from .selection import Selection, constant_weight, shares_table
 
 
 @dataclass(frozen=True)
@@ -38,33 +39,51 @@ class QuantizeLinear(Rewrite):
     def rewrite(self, op: Operation, program: Program) -> bool | str:
         """Guards: a float weight of rank 2, plain transposition, not left out."""
         assert isinstance(op, OnnxOp)
-        scheme = schemes.load(self.scheme)
+        scheme, selection = schemes.load(self.scheme), Selection(self.ignore, self.include)
         if not scheme.weight:
             return False
-        reason = _obstacle(op, program) or Selection(self.ignore, self.include).skip_reason(
-            op, op.operands[1], scheme.bits, program
-        )
-        if reason:
+        source = _source(op)
+        reason = _obstacle(op, program) or selection.skip_reason(op, source, scheme.bits, program)
+        if not reason and shares_table(source) and not selection.includes(op, source):
+            reason = "output head that shares its table with the embedding (include it by name to quantize it)"
+        key = weight_name(source, op.node)
+        may_keep = not _obstacle(op, program) and not selection.ignores(op, source)
+        stored = stored_codes(key, program) if may_keep else None
+        if reason and stored is None:
             program.decide(op.node, "skipped", reason)
             return False
         weight, bias = _weight_and_bias(op, program)
-        fmt = scheme.linear_format(self.group_size)
-        hessian = program.hessians.get(key_of(op.operands[0])) if program.hessians else None
-        key = weight_name(op.operands[1], op.node)
-        w = quantized_weight(op, key, weight, fmt, self.algorithm, program, hessian)
+        if stored is not None and (reason or stored.format.bits <= scheme.bits) and decodes_to(stored, weight):
+            w = kept_weight(op, key, stored, program)
+            done = f"weight [{weight.shape[0]}, {weight.shape[1]}] kept as {stored.format}, the {stored.source} of its file"
+        elif reason:
+            program.decide(op.node, "skipped", reason)
+            return False
+        else:
+            fmt = scheme.linear_format(self.group_size)
+            hessian = program.hessians.get(key_of(op.operands[0])) if program.hessians else None
+            w = quantized_weight(op, key, weight, fmt, self.algorithm, program, hessian)
+            done = f"weight [{weight.shape[0]}, {weight.shape[1]}] as {fmt}"
         linear = Linear([op.operands[0], w, bias], [op.results[0].type], node=op.node)
         Rewriter.insert_op(linear, InsertPoint.before(op))
         replace(op, linear.results[0])
-        program.decide(op.node, "quantized", f"weight [{weight.shape[0]}, {weight.shape[1]}] as {fmt}")
+        program.decide(op.node, "quantized", done)
         return True
 
 
+def _source(op: OnnxOp) -> SSAValue:
+    """The weight behind the second operand: itself, or what a transposition of a shared table reads."""
+    value = op.operands[1]
+    turned = producer(value, "onnx.Transpose") if op.op_type == "MatMul" else None
+    return turned.operands[0] if turned is not None and turned.integers("perm") == [1, 0] else value
+
+
 def _obstacle(op: OnnxOp, program: Program) -> str:
-    if not constant_weight(op.slot(1), program):
+    if not constant_weight(_source(op), program):
         left = constant_weight(op.slot(0), program)
         return "the constant is the left operand" if left else "both operands are computed"
-    if rank_of(op.operands[1]) != 2:
-        return f"the weight has rank {rank_of(op.operands[1])}, not 2"
+    if rank_of(_source(op)) != 2:
+        return f"the weight has rank {rank_of(_source(op))}, not 2"
     if (rank_of(op.operands[0]) or 2) < 2:
         return "the activation is a vector"
     if op.op_type == "Gemm" and op.integer("transA"):
@@ -74,8 +93,11 @@ def _obstacle(op: OnnxOp, program: Program) -> str:
 
 def _weight_and_bias(op: OnnxOp, program: Program) -> tuple[np.ndarray, SSAValue | None]:
     """The weight as [N, K] with alpha in it, and the bias [N] with beta in it, where it can stand inside."""
-    weight = array_of(op.operands[1], program)
+    source = _source(op)
+    weight = array_of(source, program)
     assert weight is not None
+    if source is not op.operands[1]:
+        return weight, None
     if op.op_type == "MatMul":
         return np.ascontiguousarray(weight.T), None
     weight = weight if op.integer("transB") else weight.T
@@ -86,6 +108,24 @@ def _weight_and_bias(op: OnnxOp, program: Program) -> tuple[np.ndarray, SSAValue
         return weight, c
     build = builder(op, program)
     return weight, build.binary("Mul", c, build.constant(np.array(beta, np.float32)))
+
+
+def stored_codes(key: str, program: Program) -> StoredCodes | None:
+    """The codes that the model's file holds for a weight, if it was quantized there."""
+    return program.stored.get(key)
+
+
+def decodes_to(stored: StoredCodes, weight: np.ndarray) -> bool:
+    """Whether stored codes are still those of a weight, which passes may have changed."""
+    if stored.codes.shape != weight.shape:
+        return False
+    decoded = stored.format.decode(stored.codes, stored.scale, stored.zero)
+    return np.array_equal(decoded, weight)
+
+
+def kept_weight(op: Operation, key: str, stored: StoredCodes, program: Program) -> SSAValue:
+    """The `q.weight` of stored codes before `op`."""
+    return _shared_weight(op, key, stored.format, Fitted(stored.codes, stored.scale, stored.zero), program)
 
 
 def quantized_weight(
@@ -101,8 +141,11 @@ def quantized_weight(
 
     One stored tensor may serve as several weights (transposed, scaled), so the codes decide, not the name.
     """
-    type_ = QuantizedType.of(TensorType(builtin.f32, weight.shape), fmt)
-    fitted = algorithms.load(algorithm)(weight, fmt, hessian)
+    return _shared_weight(op, key, fmt, algorithms.load(algorithm)(weight, fmt, hessian), program)
+
+
+def _shared_weight(op: Operation, key: str, fmt: Format, fitted: Fitted, program: Program) -> SSAValue:
+    type_ = QuantizedType.of(TensorType(builtin.f32, fitted.codes.shape), fmt)
     for other in program.weight_ops():
         if (
             other.result.type == type_

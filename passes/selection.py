@@ -42,17 +42,20 @@ class Selection:
 
     def skip_reason(self, op: GraphOp, weight: SSAValue, bits: int, program: Program) -> str:
         """Why a node with a constant weight stays float; empty where it is quantized."""
-        names = (op.node, weight.owner.weight if isinstance(weight.owner, Weight) else "")
-        for pattern in self.ignore:
-            if any(matches(pattern, name) for name in names):
-                return f"ignored by {pattern!r}"
-        if self.includes(op, weight):
-            return ""
+        ignored = self.ignores(op, weight)
+        if ignored or self.includes(op, weight):
+            return ignored
         if bits < 8 and _is_first(op):
             return "first layer: it reads the network's input (include it by name to quantize it below 8 bits)"
         if bits < 8 and _is_last(op, program):
             return "last layer: it gives the network's output (include it by name to quantize it below 8 bits)"
         return ""
+
+    def ignores(self, op: GraphOp, weight: SSAValue) -> str:
+        """Why the user wants this node or weight left float; empty where that is not asked for."""
+        names = (op.node, weight.owner.weight if isinstance(weight.owner, Weight) else "")
+        found = [p for p in self.ignore if any(matches(p, name) for name in names)]
+        return f"ignored by {found[0]!r}" if found else ""
 
     def includes(self, op: GraphOp, weight: SSAValue) -> bool:
         """Whether the user asked for this node or weight by name."""
@@ -79,6 +82,11 @@ def check_patterns(patterns: tuple[str, ...], names: list[str], flag: str) -> No
             raise BadInput(
                 f"{flag} {pattern!r} matches no node and no weight", hint="`qcc inspect MODEL` lists their names"
             )
+
+
+def shares_table(weight: SSAValue) -> bool:
+    """Whether a weight is also the table of an embedding, as a tied output head is."""
+    return any(use.operation.name == "onnx.Gather" and use.index == 0 for use in weight.uses)
 
 
 def constant_weight(value: SSAValue | None, program: Program) -> bool:

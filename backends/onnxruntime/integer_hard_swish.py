@@ -11,8 +11,8 @@ from xdsl.ir import SSAValue
 from xdsl.rewriter import Rewriter
 
 from qcc.ir import types
+from qcc.ir.builder import Builder
 from qcc.ir.dialects.onnx import OnnxOp
-from qcc.ir.expand import Builder
 from qcc.ir.infer import constant_of
 from qcc.ir.program import Program
 from qcc.ir.rewrite import builder, has_one_use, producer, remove_dead

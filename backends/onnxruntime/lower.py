@@ -10,9 +10,9 @@ from xdsl.ir import Operation, SSAValue
 from xdsl.rewriter import Rewriter
 
 from qcc.ir import types
+from qcc.ir.builder import Builder
 from qcc.ir.dialects.q import Conv, Dequantize, Embedding, Linear, Quantize, QuantizedOp, Weight, part
 from qcc.ir.errors import BadInput, NotSupported
-from qcc.ir.expand import Builder
 from qcc.ir.format import Format
 from qcc.ir.infer import constant_of
 from qcc.ir.program import Program
@@ -31,6 +31,7 @@ class Lowered:
 def lower(program: Program) -> Lowered:
     """A lowered copy of a program whose operations have kernels and whose weights are packed."""
     from . import kernels
+    from .attention import lower_attention
     from .integer_hard_swish import integer_hard_swish
     from .tasks import choice_of
 
@@ -42,6 +43,7 @@ def lower(program: Program) -> Lowered:
         value = kernels.load(choice.kernel).lower(op, choice, lowering)
         results[op.node] = value
         _replace(op, value)
+    lower_attention(lowering.program)
     for op in [op for op in module.walk() if isinstance(op, Dequantize)]:
         _replace(op, lowering.dequantized_operand(op))
     remove_dead(lowering.program)

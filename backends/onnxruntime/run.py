@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from qcc.ir.errors import BadInput
+
+if TYPE_CHECKING:
+    from onnxruntime import IOBinding
 
 MODEL = "model.onnx"
 
@@ -42,6 +46,19 @@ class SessionRunner:
         except _errors() as error:
             raise BadInput(
                 f"the network does not run on these inputs: {_line(error)}", hint="check their shapes and values"
+            ) from error
+
+    def binding(self) -> IOBinding:
+        """A new set of bound inputs and outputs."""
+        return self._session.io_binding()
+
+    def run_bound(self, binding: IOBinding) -> None:
+        """Run on what is bound; `BadInput` where the network fails on it."""
+        try:
+            self._session.run_with_iobinding(binding)
+        except _errors() as error:
+            raise BadInput(
+                f"the network does not run on these inputs: {_line(error)}", hint="check their values"
             ) from error
 
 

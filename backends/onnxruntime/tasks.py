@@ -15,6 +15,7 @@ from qcc.ir.types import QuantizedType
 
 from . import kernels
 from .speed import measured
+from .widen import widen
 
 
 def kernel_tasks(program: Program, target: Target) -> list[tuple[QuantizedOp, KernelTask]]:
@@ -42,6 +43,7 @@ def task_of(op: QuantizedOp, target: Target) -> KernelTask:
 def choose(program: Program, target: Target, pick: Picker = cheapest) -> list[Assignment]:
     """Pick a choice for every task and resolve its layouts in the IR; packing itself is a pass."""
     speed = measured(target.machine)
+    widen(program)
     assignments = assign(kernel_tasks(program, target), lambda task: kernels.offers(task, speed), pick)
     resolved: dict[_Place, Weight] = {}
     for assignment in assignments:

@@ -23,6 +23,7 @@ from ..layout import Layout
 from ..strings import parse_string
 from ..types import QuantizedType
 from .graph_op import GraphOp
+from .q_attention import Attention
 
 
 @irdl_op_definition
@@ -212,5 +213,5 @@ def weight_of(value: SSAValue | None) -> Weight | None:
     return owner if isinstance(owner, Weight) else None
 
 
-OPERATIONS: list[type[Operation]] = [Weight, Quantize, Dequantize, Linear, Conv, Embedding]
+OPERATIONS: list[type[Operation]] = [Weight, Quantize, Dequantize, Linear, Conv, Embedding, Attention]
 DIALECT = Dialect("q", OPERATIONS, [QuantizedType])

@@ -15,9 +15,10 @@ from onnx import ModelProto
 from qcc.frontend import onnx_file
 from qcc.frontend.samples import InputSpec, Sample
 from qcc.ir import types
-from qcc.ir.errors import BadInput, NotSupported
+from qcc.ir.errors import BadInput
 from qcc.ir.program import Program
 
+from .language import Language
 from .options import Options
 
 
@@ -28,6 +29,8 @@ class Captured:
     program: Program
     name: str
     example: Sample | None
+    language: Language | None = None
+    """What a language model brings beside its network."""
 
 
 def capture(model: object, inputs: Any, options: Options, folder: Path) -> Captured:
@@ -44,7 +47,7 @@ def capture(model: object, inputs: Any, options: Options, folder: Path) -> Captu
         return _from_torch(model, inputs, options, folder, name)
     raise BadInput(
         f"{type(model).__name__} is no model that qcc reads",
-        hint="give the path of an .onnx or .pt2 file, an onnx.ModelProto, an ExportedProgram, "
+        hint="give the path of an .onnx, .pt2 or .gguf file or of a Hugging Face folder, an onnx.ModelProto, an ExportedProgram, "
         "or an nn.Module with example inputs",
     )
 
@@ -56,14 +59,12 @@ def is_path(model: object) -> TypeGuard[str | os.PathLike[str]]:
 
 def _from_path(path: Path, inputs: Any, options: Options, folder: Path) -> Captured:
     if not path.exists():
-        raise BadInput(f"{path}: no such file or folder", hint="give the path of an .onnx or .pt2 file")
-    if path.is_dir():
-        raise NotSupported(
-            f"{path} is a folder: Hugging Face folders are not read yet",
-            hint="export the model to ONNX, or pass the nn.Module in Python",
-        )
-    if path.suffix == ".gguf":
-        raise NotSupported(f"{path}: GGUF files are not read yet", hint="export the model to ONNX")
+        raise BadInput(f"{path}: no such file or folder", hint="give an .onnx, .pt2 or .gguf file, or a folder")
+    if path.is_dir() or path.suffix == ".gguf":
+        from .language import capture_language
+
+        program, language = capture_language(path, folder)
+        return Captured(program, path.stem, None, language)
     if path.suffix == ".pt2":
         from qcc.frontend.torch_export import open_pt2
 

@@ -133,9 +133,9 @@ def _quantize(model: object, inputs: Any, options: Options, calibration: Any, wo
     check_patterns(options.include, names, "--include")
     program = captured.program
     refuse_collections(program)
-    data = load_data(captured, input_specs(program), calibration, options)
-    state = State(captured.name, program, data, program.weights.bytes, program)
     pipeline.run(pipeline.legalize(), program, ProgramContext(program=program))
+    data = load_data(captured, input_specs(program), calibration, options)
+    state = State(captured.name, program, data, program.weights.bytes, program, captured.language)
     progress.stage("run the float model")
     state.references = run_all(captured.program, state.data.verification)
     ctx = ProgramContext(program=state.program)

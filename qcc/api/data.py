@@ -16,12 +16,13 @@ from qcc.ir.errors import BadInput
 from qcc.ir.program import Program
 from qcc.ir.types import dims_of
 
-from .capture import Captured
+from .capture import Captured, input_specs
+from .language import Language, decode_sample, default_text, first_sample, random_windows, text_samples
 from .options import Options
 
 _VERIFY = 4
 _VERIFY_BYTES = 8 << 20
-RANDOM = "random"
+RANDOM, IN_MEMORY = "random", "samples"
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Data:
 
 def load_data(captured: Captured, specs: Sequence[InputSpec], calibration: Any, options: Options) -> Data:
     """Calibration samples as the user gave them; verification samples from them, else the example, else random."""
+    if captured.language is not None:
+        return _language_data(captured, captured.language, calibration, options)
     bounds = index_bounds(captured.program)
     samples: Sequence[Mapping[str, np.ndarray]] = []
     source = ""
@@ -56,6 +59,29 @@ def load_data(captured: Captured, specs: Sequence[InputSpec], calibration: Any, 
         return Data([], [_checked(dict(captured.example), specs)], "example inputs")
     verification = random_samples(specs, count=2, seed=options.seed, bounds=bounds)
     return Data([], verification, f"random, seed {options.seed}: errors on real data may differ")
+
+
+def _language_data(captured: Captured, language: Language, calibration: Any, options: Options) -> Data:
+    """Calibration windows from a text; a prefill and a decoding step behind it to verify with."""
+    limit = options.calibration_limit
+    samples: Sequence[Mapping[str, np.ndarray]] = []
+    if options.calibration == RANDOM:
+        samples = random_windows(language, options.seed, min(8, limit))
+        source = f"random tokens, seed {options.seed}"
+    elif options.calibration == IN_MEMORY:
+        given = cast(Sequence[Mapping[str, np.ndarray]], calibration)
+        samples = [_checked(dict(s), input_specs(captured.program)) for s in given][:limit]
+        source = "calibration samples"
+    elif options.calibration:
+        samples = text_samples(Path(options.calibration), language, limit)
+        source = f"the beginning of {Path(options.calibration).name}"
+    else:
+        source = "topics of Python's documentation"
+    own = language.load_tokenizer().encode(default_text()).ids
+    ids = [int(i) for i in samples[0]["input_ids"][0]] if samples else own
+    first = first_sample(ids, language)
+    decode = decode_sample(captured.program, language, first)
+    return Data(samples, [first, decode], f"prefill and decode over {source}")
 
 
 def _few(samples: Sequence[Mapping[str, np.ndarray]]) -> Sequence[Mapping[str, np.ndarray]]:

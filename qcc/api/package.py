@@ -49,6 +49,8 @@ def package(state: State, options: Options, folder: Path, name: str, pick: Picke
     backend = choose(target, options.backend)
     built = load(backend).build(program, target, folder, WEIGHTS, pick)
     (folder / MODULE).write_text(show(program.module))
+    if state.language is not None:
+        state.language.save(folder)
     spots = _spots(state, built.assignments)
     inputs, outputs = ([p.name for p in ports] for ports in (program.inputs(), program.results()))
     StoredSamples(state.data.verification, state.references, spots).save(folder / SAMPLES, inputs, outputs)
@@ -78,6 +80,7 @@ def package(state: State, options: Options, folder: Path, name: str, pick: Picke
         versions={**{tool: version(tool) for tool in _TOOLS}, "python": platform.python_version()},
         ran_on=list(built.ran_on),
         not_run=list(built.not_run),
+        language=None if state.language is None else state.language.record,
     )
     return write_manifest(folder, manifest)
 

@@ -11,6 +11,7 @@ from qcc.ir.program import Program, weight_parts
 from qcc.ir.types import QuantizedType
 
 from .data import Data
+from .language import Language
 from .report import PassCheck
 
 
@@ -23,6 +24,7 @@ class State:
     data: Data
     float_bytes: int
     simplified: Program
+    language: Language | None = None
     references: list[dict[str, np.ndarray]] = field(default_factory=list[dict[str, np.ndarray]])
     checks: list[PassCheck] = field(default_factory=list[PassCheck])
 

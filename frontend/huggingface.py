@@ -1,0 +1,166 @@
+"""The Hugging Face door: a folder of config, weights and tokenizer becomes a decoder in torch, without running its code.
+
+Weights are read from safetensors; a `pytorch_model.bin` is read with torch's restricted unpickler (`weights_only`), which
+refuses everything but tensors. Custom code (`auto_map`) is refused.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from qcc.ir.errors import BadInput, MissingExtra, NotSupported
+from qcc.ir.weights import locate
+
+from . import causal_lm
+from .language import LanguageModel, check_architecture, describe, read_json
+from .torch_export import first_reason, quiet
+
+_INDEX = "model.safetensors.index.json"
+_WHOLE = "model.safetensors"
+_PICKLE = "pytorch_model.bin"
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+
+def open_folder(path: str | Path) -> LanguageModel:
+    """Load a decoder in float32, with its tokenizer.
+
+    Raises `BadInput` for a folder that is incomplete or damaged, `NotSupported` for architectures that are not known, for
+    custom code and for checkpoints that are quantized, `MissingExtra` without transformers.
+    """
+    path = Path(path)
+    config = read_json(_required(path, "config.json", "a Hugging Face folder has a config.json"))
+    if "auto_map" in config:
+        raise NotSupported(
+            f"{path}: the model brings code of its own (auto_map), which qcc does not run",
+            hint="use an architecture of transformers, or export the model to ONNX yourself",
+        )
+    if "quantization_config" in config:
+        method = str(dict(config["quantization_config"]).get("quant_method", "unknown"))
+        raise NotSupported(
+            f"{path}: the checkpoint is quantized already ({method})", hint="give the float checkpoint, or a GGUF file"
+        )
+    check_architecture(config.get("model_type"), path)
+    _check_weights(path)
+    if not any((path / name).is_file() for name in _TOKENIZERS):
+        raise BadInput(
+            f"{path}: no tokenizer: none of {', '.join(_TOKENIZERS)}", hint="copy the tokenizer files of the model too"
+        )
+    generation = path / "generation_config.json"
+    settings = read_json(generation) if generation.is_file() else {}
+    return load(path, settings)
+
+
+def load(path: Path, settings: dict[str, Any]) -> LanguageModel:
+    """The decoder of a checked folder. Any: parsed JSON."""
+    transformers = import_transformers()
+    causal_lm.register()
+    with loading(path):
+        module, info = transformers.AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype="float32",
+            attn_implementation=causal_lm.IMPLEMENTATION,
+            output_loading_info=True,
+            local_files_only=True,
+            trust_remote_code=False,
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    require_all(info["missing_keys"], path)
+    return finish(module, tokenizer, settings, "Hugging Face folder", path)
+
+
+def finish(module: Any, tokenizer: Any, settings: dict[str, Any], source: str, path: Path) -> LanguageModel:
+    """A loaded module and its tokenizer as a `LanguageModel`. Any: transformers' classes are untyped."""
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    if fast is None:
+        raise NotSupported(f"{path}: its tokenizer has no form for the tokenizers library", hint="add a tokenizer.json")
+    spec = describe(module.config, settings, causal_lm.cache_shape(module.config), source)
+    return LanguageModel(module.eval(), module.config, spec, fast.to_str())
+
+
+def require_all(missing: Iterable[str], path: Path) -> None:
+    """`BadInput` where the checkpoint lacks weights of the network."""
+    names = sorted(missing)
+    if names:
+        raise BadInput(
+            f"{path}: the checkpoint lacks {len(names)} weights, {names[0]!r} first",
+            hint="the weights and the configuration do not belong together: copy the model again",
+        )
+
+
+@contextmanager
+def loading(path: Path) -> Generator[None]:
+    """What transformers raises for a damaged model, as `BadInput` with its reason; it stays silent and offline."""
+    transformers = import_transformers()
+    before = os.environ.get("HF_HUB_OFFLINE")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        with quiet():
+            yield
+    except ImportError as error:
+        raise MissingExtra(
+            f"transformers asks for more: {first_reason(error)}", hint='pip install "qcc[hf]"'
+        ) from error
+    except _FAILURES as error:
+        raise BadInput(
+            f"{path}: transformers {transformers.__version__} does not load it: {first_reason(error)}",
+            hint="copy the model again, or check that its files belong together",
+        ) from error
+    finally:
+        if before is None:
+            del os.environ["HF_HUB_OFFLINE"]
+        else:
+            os.environ["HF_HUB_OFFLINE"] = before
+
+
+def import_transformers() -> Any:
+    """The transformers module. Any: it has no stubs that hold."""
+    try:
+        import tokenizers  # noqa: F401  # pyright: ignore[reportUnusedImport]
+        import transformers
+    except ImportError as error:
+        raise MissingExtra(f"language models need {error.name}", hint='pip install "qcc[hf]"') from error
+    return transformers
+
+
+_FAILURES = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    OSError,
+    NotImplementedError,
+)
+
+
+def _required(path: Path, name: str, hint: str) -> Path:
+    if not (path / name).is_file():
+        raise BadInput(f"{path}: no {name}", hint=hint)
+    return path / name
+
+
+def _check_weights(path: Path) -> None:
+    """Every file of the weights is there and whole."""
+    if (path / _INDEX).is_file():
+        mapped = read_json(path / _INDEX).get("weight_map")
+        if not isinstance(mapped, dict) or not all(isinstance(v, str) for v in mapped.values()):
+            raise BadInput(f"{path / _INDEX}: no weight_map", hint="copy the model again")
+        shards = sorted(set(mapped.values()))
+        for shard in shards:
+            if Path(shard).name != shard:
+                raise BadInput(f"{path / _INDEX}: {shard!r} is not the name of a file in the folder", hint="refuse it")
+            if not (path / shard).is_file():
+                raise BadInput(
+                    f"{path}: shard {shard} of {len(shards)} is missing", hint="copy every file of the model"
+                )
+            locate(path / shard)
+    elif (path / _WHOLE).is_file():
+        locate(path / _WHOLE)
+    elif not (path / _PICKLE).is_file():
+        raise BadInput(f"{path}: no weights: neither {_WHOLE} nor {_PICKLE}", hint="copy every file of the model")
