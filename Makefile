@@ -35,7 +35,7 @@ check: $(VENV)/.dev browser ## Lint, format, types, import layers and the fast t
 	$(BIN)/pytest -q -n $(WORKERS) -m "not slow and not models"
 
 bench: $(VENV)/.models ## Run every benchmark, and write docs/results.md from what they find
-	set -e; for script in conformance ir_speed models report; do $(BIN)/python -m benchmarks.$$script; done
+	set -e; for script in conformance ir_speed models fpga report; do $(BIN)/python -m benchmarks.$$script; done
 
 clean: ## Remove what builds and tools left behind; the environment stays
 	rm -rf build dist qcc.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis
@@ -49,7 +49,7 @@ $(VENV)/.core: pyproject.toml constraints.txt | $(BIN)/python
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[torch,dev,images]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[hf,dev,images]'
 	touch $@ $(VENV)/.core
 
 # The page of `qcc report` is tested in a real browser; QCC_NO_BROWSER=1 goes without.

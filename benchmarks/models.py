@@ -127,8 +127,8 @@ def det(options: argparse.Namespace) -> list[Row]:
 def cls(options: argparse.Namespace) -> list[Row]:
     """PP-OCR direction classifier: the same answer as the float model."""
     path = ocr.model_path("cls")
-    calibration = [{"x": ocr.cls_input(_turned(image, i))} for i, (_, image) in enumerate(ocr.lines(32, seed=1))]
-    inputs = [ocr.cls_input(_turned(image, i)) for i, (_, image) in enumerate(ocr.lines(options.lines, seed=2))]
+    calibration = [{"x": ocr.cls_input(turned(image, i))} for i, (_, image) in enumerate(ocr.lines(32, seed=1))]
+    inputs = [ocr.cls_input(turned(image, i)) for i, (_, image) in enumerate(ocr.lines(options.lines, seed=2))]
     original = SessionRunner(str(path), path.parent, 1)
     output = original.outputs[0]
     artifact, seconds = _compile(path, "W8A8", calibration=calibration)
@@ -137,7 +137,7 @@ def cls(options: argparse.Namespace) -> list[Row]:
     return [_row("PP-OCR cls", "W8A8", path, artifact, original, {"x": inputs[0]}, seconds, options, error)]
 
 
-def _turned(image: np.ndarray, index: int) -> np.ndarray:
+def turned(image: np.ndarray, index: int) -> np.ndarray:
     """Every second picture upside down."""
     return np.ascontiguousarray(image[::-1, ::-1]) if index % 2 else image
 

@@ -154,7 +154,7 @@ def _weight(op: Weight, program: Program, build: Builder) -> Codes:
     if type_.layout is not None:
         codes = _unpack(codes, fmt.element, type_.layout, shape, build)
     scale = build.weight(keys["scale"], store[keys["scale"]])
-    if fmt.scale.dtype != "f32":
+    if fmt.scale.dtype == "f16":
         scale = build.cast(scale, F32)
     scale = _spread(scale, fmt, shape, build)
     zero = None
@@ -163,7 +163,8 @@ def _weight(op: Weight, program: Program, build: Builder) -> Codes:
         if op.zero_layout is not None:
             zero = _unpack(zero, fmt.zero, op.zero_layout, fmt.scale_shape(shape), build)
         zero = _spread(zero, fmt, shape, build)
-    return Codes(codes, scale, zero, lambda v: v)
+    element = types.element_type(type_)
+    return Codes(codes, scale, zero, lambda v: v if element == F32 else build.cast(v, element))
 
 
 @cache

@@ -3,6 +3,9 @@
 A `Format` prints and parses: `i4, f32 per 32` is signed 4-bit codes with one float32 scale for every 32 along the last
 axis; `u8, f32 per tensor, zero u8` is asymmetric bytes with one scale; `i8, f32 per *x*x*` is one scale per first index
 of a 4-D tensor (blocks align to the right; `*` is a whole axis; axes further left have a scale of their own).
+`i8, e8m0 per tensor` has a power of two as its scale: `e8m0` is the exponent alone (OCP Microscaling Formats 1.0,
+section 5.4.1), and arithmetic with it is shifts. Such scales are held as float32 powers of two, which encode, decode,
+expansions and DequantizeLinear read as they are: no value is lost, and the exponent is the float's own.
 Where the bits lie is a `Layout`, how the codes were chosen an algorithm: neither appears here.
 """
 
@@ -23,7 +26,7 @@ Block = tuple[int | None, ...]
 
 @dataclass(frozen=True)
 class Scale:
-    """One level of scales: a dtype (`f32`, `f16`) and the block that shares one; `block=None` is the whole tensor."""
+    """One level of scales: a dtype (`f32`, `f16`, `e8m0`) and the block that shares one; None is the whole tensor."""
 
     dtype: str
     block: Block | None
@@ -53,7 +56,7 @@ class Format:
         scales: list[Scale] = []
         zero: str | None = None
         for part in parts:
-            if match := re.fullmatch(r"(f32|f16) per (tensor|(?:\*|[1-9]\d*)(?:x(?:\*|[1-9]\d*))*)", part):
+            if match := re.fullmatch(r"(f32|f16|e8m0) per (tensor|(?:\*|[1-9]\d*)(?:x(?:\*|[1-9]\d*))*)", part):
                 block = (
                     None if match[2] == "tensor" else tuple(None if b == "*" else int(b) for b in match[2].split("x"))
                 )
@@ -85,6 +88,18 @@ class Format:
     def scale(self) -> Scale:
         """The innermost scale level."""
         return self.scales[0]
+
+    @property
+    def by_powers_of_two(self) -> bool:
+        """Whether every scale is a power of two."""
+        return self.scale.dtype == "e8m0"
+
+    def holds_scale(self, scale: np.ndarray) -> bool:
+        """Whether values can be scales of this format: finite, above zero, and powers of two where it says so."""
+        values = np.asarray(scale, np.float32)
+        if not (np.isfinite(values).all() and (values > 0).all()):
+            return False
+        return not self.by_powers_of_two or bool((np.frexp(values)[0] == 0.5).all())
 
     def block_of(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The block of the innermost scale for a tensor of `shape`, one extent an axis."""
@@ -138,4 +153,4 @@ class Format:
 
 
 def _width(dtype: str) -> int:
-    return int(dtype[1:])
+    return 8 if dtype == "e8m0" else int(dtype[1:])

@@ -5,13 +5,46 @@ from __future__ import annotations
 import os
 import platform
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from .errors import BadInput
 
 _FOLDER = Path(__file__).parent / "targets"
+
+
+@dataclass(frozen=True)
+class Fabric:
+    """What a programmable chip has to build with, and how fast its board's memory is."""
+
+    part: str
+    luts: int
+    dsps: int
+    bram_kib: int
+    """Block RAM, without parity bits counted as storage apart: 36-Kbit blocks hold 4.5 KiB."""
+    uram_kib: int
+    bandwidth_gb_s: float
+    """Peak of the memory outside the chip, in 10^9 bytes a second."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What kernels of a GPU have to work with, and how fast the memory of a typical board is."""
+
+    arch: str
+    board: str
+    tensor_types: tuple[str, ...]
+    """Element types that its matrix units multiply."""
+    shared_kib: int
+    """Shared memory that one block can take."""
+    bandwidth_gb_s: float
+    """Peak of the board's memory, in 10^9 bytes a second."""
+
+    def multiplies(self, element: str) -> bool:
+        """Whether the matrix units take an element type, as in `multiplies("f16")`."""
+        return element in self.tensor_types
 
 
 @dataclass(frozen=True)
@@ -24,6 +57,25 @@ class Target:
     isa: tuple[str, ...] = ()
     cores: int = 0
     machine: str = ""
+    scheme: str = "W4A16"
+    """The scheme that is taken where none is asked for."""
+    fabric: Fabric | None = None
+    """None for processors, and for a chip that is not known."""
+    gpu: Gpu | None = None
+    """None for everything that is no GPU."""
+
+    @property
+    def details(self) -> str:
+        """What is known of the machine, in one phrase; empty where nothing is."""
+        if self.fabric is not None:
+            f = self.fabric
+            memory = f"{f.bram_kib} KiB of block RAM, {f.uram_kib} KiB of URAM, {f.bandwidth_gb_s:g} GB/s"
+            return f"{f.part}, {f.luts} LUTs, {f.dsps} DSPs, {memory}"
+        if self.gpu is not None:
+            g = self.gpu
+            return f"{g.arch} as on {g.board}, {g.bandwidth_gb_s:g} GB/s, multiplies {' '.join(g.tensor_types)}"
+        known = [self.machine, f"{self.cores} cores" if self.cores else "", " ".join(self.isa)]
+        return ", ".join(part for part in known if part)
 
     def has(self, feature: str) -> bool:
         """Whether the machine has an instruction set, as in `has("avx512_vnni")`."""
@@ -42,14 +94,30 @@ def load(name: str) -> Target:
     if name not in names():
         raise BadInput(f"no target is called {name!r}", hint=f"known targets: {', '.join(names())}")
     data = tomllib.loads(path.read_text())
-    target = Target(name, data["device"], data["summary"], tuple(data.get("isa", ())), data.get("cores", 0))
+    fabric = Fabric(**data["fabric"]) if "fabric" in data else None
+    target = Target(
+        name,
+        data["device"],
+        data["summary"],
+        tuple(data.get("isa", ())),
+        data.get("cores", 0),
+        scheme=data["scheme"],
+        fabric=fabric,
+        gpu=_gpu(data["gpu"]) if "gpu" in data else None,
+    )
     return _probe(target) if data.get("host") else target
+
+
+def _gpu(data: dict[str, Any]) -> Gpu:
+    """Any: a table of TOML."""
+    types = tuple(str(name) for name in data["tensor_types"])
+    return Gpu(data["arch"], data["board"], types, data["shared_kib"], data["bandwidth_gb_s"])
 
 
 def _probe(target: Target) -> Target:
     flags, machine = _cpu_info()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Target(target.name, target.device, target.summary, flags, cores, machine)
+    return replace(target, isa=flags, cores=cores, machine=machine)
 
 
 def _cpu_info() -> tuple[tuple[str, ...], str]:

@@ -11,7 +11,16 @@ import pkgutil
 from qcc.ir.errors import BadInput
 from qcc.ir.rewrite import Pass
 
-_NOT_PASSES = {"pipeline", "calibrate", "selection", "schemes", "observers", "algorithms"}
+_NOT_PASSES = {
+    "pipeline",
+    "calibrate",
+    "selection",
+    "schemes",
+    "observers",
+    "algorithms",
+    "fixed_point_form",
+    "power_of_two",
+}
 
 
 def names() -> list[str]:

@@ -1,7 +1,7 @@
 """Remove what does nothing: `Identity(x) = x`, inference `Dropout(x) = x`, casts to the same type, and unread code.
 
-Pairs that undo each other go too (`Transpose(Transpose(x))`, `Reshape(Reshape(x))`), and a `Shape` whose extents are known
-becomes a constant.
+Pairs that undo each other go too (`Transpose(Transpose(x))`, `Reshape(Reshape(x))`), and a `Shape` whose extents are
+known becomes a constant.
 """
 
 from __future__ import annotations

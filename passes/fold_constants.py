@@ -16,7 +16,7 @@ from qcc.ir.dialects.onnx import OPSET, OnnxOp
 from qcc.ir.dialects.q import Weight
 from qcc.ir.execute import run
 from qcc.ir.program import NAME, Program
-from qcc.ir.rewrite import Pass, ProgramContext, builder, remove_dead
+from qcc.ir.rewrite import Pass, ProgramContext, builder, has_one_use, remove_dead
 
 RANDOM = {
     "RandomNormal",
@@ -40,7 +40,7 @@ class FoldConstants(Pass):
     def run(self, program: Program, ctx: ProgramContext) -> None:
         """Find the constant part of the main block, run it in one go, and put its results in its place."""
         del ctx
-        constant, foldable = _constant_part(program)
+        constant, foldable = _constant_part(program, self.grow)
         frontier = [
             r
             for op in foldable
@@ -69,7 +69,7 @@ class FoldConstants(Pass):
         remove_dead(program)
 
 
-def _constant_part(program: Program) -> tuple[set[SSAValue], list[OnnxOp]]:
+def _constant_part(program: Program, grow: int) -> tuple[set[SSAValue], list[OnnxOp]]:
     constant: set[SSAValue] = set()
     foldable: list[OnnxOp] = []
     for op in program.body.ops:
@@ -81,10 +81,17 @@ def _constant_part(program: Program) -> tuple[set[SSAValue], list[OnnxOp]]:
             and not op.regions
             and op.op_type not in RANDOM
             and all(o in constant for o in op.operands)
+            and not _turns_what_others_read(op, program, grow)
         ):
             constant.update(op.results)
             foldable.append(op)
     return constant, foldable
+
+
+def _turns_what_others_read(op: OnnxOp, program: Program, grow: int) -> bool:
+    """Whether folding would store a large weight a second time: transposed, beside those who read it as it is."""
+    x = op.operands[0] if op.op_type == "Transpose" else None
+    return x is not None and isinstance(x.owner, Weight) and not has_one_use(x) and _nbytes(x, program) > grow
 
 
 def _evaluate(program: Program, foldable: list[OnnxOp], frontier: Sequence[SSAValue]) -> list[np.ndarray]:

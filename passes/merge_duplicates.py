@@ -1,4 +1,4 @@
-"""`f(x) = f(x)`: an operation that an earlier one computes already reads that result (common subexpression elimination)."""
+"""`f(x) = f(x)`: what an earlier operation computes already is read from there (common subexpression elimination)."""
 
 from __future__ import annotations
 

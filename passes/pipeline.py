@@ -13,10 +13,14 @@ from qcc.ir.program import Program
 from qcc.ir.rewrite import Pass, ProgramContext
 from qcc.ir.text import check
 
+from . import schemes
 from .canonicalize import Canonicalize
+from .equalize_layers import EqualizeLayers
 from .expand_attention_mask import ExpandAttentionMask
 from .fold_affine import FoldAffine
 from .fold_constants import FoldConstants
+from .form_gemm import FormGemm
+from .form_global_pool import FormGlobalPool
 from .fuse_batch_norm import FuseBatchNorm
 from .fuse_bias import FuseBias
 from .fuse_hard_sigmoid import FuseHardSigmoid
@@ -24,8 +28,10 @@ from .fuse_hard_swish import FuseHardSwish
 from .fuse_rotary import FuseRotary
 from .merge_duplicates import MergeDuplicates
 from .quantize_activations import QuantizeActivations
+from .quantize_bias import QuantizeBias
 from .quantize_conv import QuantizeConv
 from .quantize_embedding import QuantizeEmbedding
+from .quantize_fixed_point import QuantizeFixedPoint
 from .quantize_linear import QuantizeLinear
 from .recognize_attention import RecognizeAttention
 from .smooth_activations import SmoothActivations
@@ -67,12 +73,21 @@ def simplify() -> list[Pass]:
 
 def smooth(scheme: str, ignore: tuple[str, ...]) -> list[Pass]:
     """Before ranges are taken: what makes activations easier to quantize."""
+    if schemes.load(scheme).is_fixed_point:
+        return [FormGemm(), FormGlobalPool(), EqualizeLayers()]
     return [SmoothActivations(scheme, ignore)]
 
 
 def quantize(options: QuantizeOptions) -> list[Pass]:
     """Weights first, because activations are chosen around quantized weights."""
     o = options
+    if schemes.load(o.scheme).is_fixed_point:
+        return [
+            QuantizeLinear(o.scheme, 0, o.algorithm, o.ignore, o.include),
+            QuantizeConv(o.scheme, 0, o.algorithm, o.ignore, o.include),
+            QuantizeFixedPoint(o.scheme, o.observer, o.ignore),
+            QuantizeBias(o.scheme),
+        ]
     return [
         QuantizeLinear(o.scheme, o.group_size, o.algorithm, o.ignore, o.include),
         QuantizeConv(o.scheme, o.group_size, o.algorithm, o.ignore, o.include),

@@ -18,6 +18,7 @@ from qcc.ir.program import Program
 from qcc.ir.rewrite import Rewrite, array_of, replace, weight_name
 
 from . import schemes
+from .fixed_point_form import obstacle
 from .quantize_linear import quantized_weight
 from .selection import Selection, constant_weight
 
@@ -48,6 +49,8 @@ class QuantizeConv(Rewrite):
         reason = "the weight is computed"
         if constant_weight(op.slot(1), program):
             reason = selection.skip_reason(op, op.operands[1], scheme.bits, program)
+        if not reason and scheme.is_fixed_point:
+            reason = obstacle(op, program)
         if reason:
             program.decide(op.node, "skipped", reason)
             return False

@@ -15,7 +15,7 @@ from qcc.ir.rewrite import Rewrite, array_of, rank_of, replace, weight_name
 from qcc.ir.types import QuantizedType
 
 from . import schemes
-from .quantize_linear import decodes_to, kept_weight, quantized_weight, stored_codes
+from .quantize_linear import kept_weight, quantized_weight, stored_codes
 from .selection import Selection, constant_weight
 
 
@@ -49,7 +49,7 @@ class QuantizeEmbedding(Rewrite):
         table = array_of(op.operands[0], program)
         assert table is not None
         stored = None if ignored else stored_codes(key, program)
-        if stored is not None and (not included or stored.format.bits <= scheme.bits) and decodes_to(stored, table):
+        if stored is not None and (not included or stored.format.bits <= scheme.bits) and stored.decodes_to(table):
             w = kept_weight(op, key, stored, program)
             done = f"table {list(table.shape)} kept as {stored.format}, the {stored.source} of its file"
         elif ignored or not included:
@@ -85,10 +85,8 @@ def _stands_for(weight: Weight, table: np.ndarray, program: Program) -> bool:
     type_ = weight.result.type
     if not isinstance(type_, QuantizedType) or type_.shape != table.shape:
         return False
-    codes, scale, zero = (
-        program.weights[part(weight.weight, p)] if part(weight.weight, p) in program.weights else None
-        for p in ("codes", "scale", "zero")
-    )
-    assert codes is not None and scale is not None
-    rest = type_.format.decode(codes, scale, zero) - table
-    return float(np.vdot(rest, rest)) < 0.25 * float(np.vdot(table, table))
+    codes, scale = (program.weights[part(weight.weight, p)] for p in ("codes", "scale"))
+    zero = program.weights[part(weight.weight, "zero")] if type_.format.zero else None
+    rows = slice(0, 1 << 10)
+    rest = type_.format.decode(codes[rows], scale[rows], None if zero is None else zero[rows]) - table[rows]
+    return float(np.vdot(rest, rest)) < 0.25 * float(np.vdot(table[rows], table[rows]))

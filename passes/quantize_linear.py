@@ -20,6 +20,7 @@ from qcc.ir.types import QuantizedType
 from . import algorithms, schemes
 from .algorithms import Fitted
 from .calibrate import key_of
+from .fixed_point_form import obstacle
 from .selection import Selection, constant_weight, shares_table
 
 
@@ -46,16 +47,18 @@ class QuantizeLinear(Rewrite):
         reason = _obstacle(op, program) or selection.skip_reason(op, source, scheme.bits, program)
         if not reason and shares_table(source) and not selection.includes(op, source):
             reason = "output head that shares its table with the embedding (include it by name to quantize it)"
+        if not reason and scheme.is_fixed_point:
+            reason = obstacle(op, program)
         key = weight_name(source, op.node)
-        may_keep = not _obstacle(op, program) and not selection.ignores(op, source)
+        may_keep = not _obstacle(op, program) and not selection.ignores(op, source) and not scheme.is_fixed_point
         stored = stored_codes(key, program) if may_keep else None
         if reason and stored is None:
             program.decide(op.node, "skipped", reason)
             return False
         weight, bias = _weight_and_bias(op, program)
-        if stored is not None and (reason or stored.format.bits <= scheme.bits) and decodes_to(stored, weight):
+        if stored is not None and (reason or stored.format.bits <= scheme.bits) and stored.decodes_to(weight):
             w = kept_weight(op, key, stored, program)
-            done = f"weight [{weight.shape[0]}, {weight.shape[1]}] kept as {stored.format}, the {stored.source} of its file"
+            done = f"weight {list(weight.shape)} kept as {stored.format}, the {stored.source} of its file"
         elif reason:
             program.decide(op.node, "skipped", reason)
             return False
@@ -115,14 +118,6 @@ def stored_codes(key: str, program: Program) -> StoredCodes | None:
     return program.stored.get(key)
 
 
-def decodes_to(stored: StoredCodes, weight: np.ndarray) -> bool:
-    """Whether stored codes are still those of a weight, which passes may have changed."""
-    if stored.codes.shape != weight.shape:
-        return False
-    decoded = stored.format.decode(stored.codes, stored.scale, stored.zero)
-    return np.array_equal(decoded, weight)
-
-
 def kept_weight(op: Operation, key: str, stored: StoredCodes, program: Program) -> SSAValue:
     """The `q.weight` of stored codes before `op`."""
     return _shared_weight(op, key, stored.format, Fitted(stored.codes, stored.scale, stored.zero), program)
@@ -153,6 +148,7 @@ def _shared_weight(op: Operation, key: str, fmt: Format, fitted: Fitted, program
             and other.parent is op.parent
             and np.array_equal(program.weights[part(other.weight, "codes")], fitted.codes)
             and np.array_equal(program.weights[part(other.weight, "scale")], fitted.scale)
+            and (fitted.zero is None or np.array_equal(program.weights[part(other.weight, "zero")], fitted.zero))
         ):
             if not other.is_before_in_block(op):
                 other.detach()

@@ -1,7 +1,7 @@
 """`GroupQueryAttention(q, k, v, caches, total - 1, total) = q.attention(q, k, v, caches, total)`.
 
-ONNX Runtime's contrib operator is how decoders with a cache are written in ONNX files; `q.attention` says the same with a
-definition of its own, so that every backend can lower it and the reference computes it independently.
+ONNX Runtime's contrib operator is how decoders with a cache are written in ONNX files; `q.attention` says the same with
+a definition of its own, so that every backend can lower it and the reference computes it independently.
 """
 
 from __future__ import annotations
@@ -19,7 +19,12 @@ from qcc.ir.program import Program
 from qcc.ir.rewrite import Rewrite, builder, producer, scalar_of
 
 _KNOWN = {"num_heads", "kv_num_heads", "scale", "softcap", "local_window_size"}
-_NEUTRAL: dict[str, object] = {"do_rotary": 0, "rotary_interleaved": 0, "smooth_softmax": 0}
+_NEUTRAL: dict[str, tuple[int, ...]] = {
+    "do_rotary": (0,),
+    "rotary_interleaved": (0,),
+    "smooth_softmax": (0, -1),
+    "causal": (1,),
+}
 
 
 @dataclass(frozen=True)
@@ -33,19 +38,24 @@ class RecognizeAttention(Rewrite):
         """Guards: separate q, k, v with a cache, plain attributes, and every row of the batch ends at `total`."""
         assert isinstance(op, OnnxOp)
         slots = op.slots
-        strange = [n for n in op.parameters if n not in _KNOWN and op.get(n) != _NEUTRAL.get(n, op)]
+        strange = [n for n in op.parameters if n not in _KNOWN and op.get(n) not in _NEUTRAL.get(n, ())]
         if strange:
             return f"attribute {strange[0]!r} has no counterpart"
         if len(slots) != 7 or None in slots:
             return "packed queries, rotary tables, biases or sinks have no counterpart"
+        if len(op.results) != 3:
+            return "it does not give both caches"
         last, total = op.operands[5], op.operands[6]
         if not _is_one_less(last, total, program):
             return "its rows may end at different places"
+        scale = _scale(op)
+        if not scale:
+            return "it names no scale, and the size of a head is not known"
         window = op.integer("local_window_size", -1)
         attributes: dict[str, object] = {
             "heads": op.integer("num_heads"),
             "kv_heads": op.integer("kv_num_heads"),
-            "scale": _scale(op),
+            "scale": scale,
             **({"window": window} if window > 0 else {}),
             **({"softcap": op.get("softcap")} if op.get("softcap", 0.0) else {}),
         }
@@ -60,7 +70,7 @@ class RecognizeAttention(Rewrite):
 
 
 def _scale(op: OnnxOp) -> float:
-    """The scale of scores: 1 / sqrt(size of a head) where none is given."""
+    """The scale of scores: 1 / sqrt(size of a head) where none is given; 0 where that is not known."""
     scale = op.get("scale", 0.0)
     assert isinstance(scale, float)
     dims = types.dims_of(op.operands[0].type)

@@ -48,7 +48,8 @@ class SmoothActivations(Pass):
         remove_dead(program)
 
     def _is_ignored(self, layer: OnnxOp, program: Program) -> bool:
-        return bool(Selection(self.ignore).skip_reason(layer, layer.operands[1], 8, program))
+        """Left float by the user, or codes of its file: scaled, it would be quantized a second time."""
+        return weight_name(layer.operands[1], "") in program.stored or bool(Selection(self.ignore).skip_reason(layer, layer.operands[1], 8, program))
 
 
 def _layers(value: SSAValue, program: Program) -> list[OnnxOp]:

@@ -19,6 +19,7 @@ from xdsl.traits import Pure
 from xdsl.utils.exceptions import VerifyException
 
 from .. import types
+from ..infer import constant_of
 from ..layout import Layout
 from ..strings import parse_string
 from ..types import QuantizedType
@@ -126,6 +127,12 @@ class Quantize(QuantizedOp):
             raise VerifyException(f"{self.where()}: format {result.format} and the zero point do not fit")
         if scale is not None and result.format.scale.block is None and types.dims_of(scale.type) not in ((), None):
             raise VerifyException(f"{self.where()}: one scale per tensor is a scalar, found {scale.type}")
+        if result.format.by_powers_of_two:
+            fixed = None if scale is None else constant_of(scale)
+            if fixed is None:
+                raise VerifyException(f"{self.where()}: a scale that is a power of two must be a constant")
+            if not result.format.holds_scale(fixed):
+                raise VerifyException(f"{self.where()}: the scale {fixed} is not a power of two")
 
 
 class Dequantize(QuantizedOp):

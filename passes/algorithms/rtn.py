@@ -4,6 +4,9 @@
 
 Clipping the range helps when few codes must cover outliers; at 8 bits nothing is gained, and the full range is kept.
 (Choukroun et al. 2019, "Low-bit Quantization of Neural Networks for Efficient Inference", section 3.)
+
+Scales that are powers of two leave no such fine choice: the least that clips nothing may be nearly twice what the range
+needs, and half of it, which clips, may be better. The grid is then the least one that clips nothing, and its halvings.
 """
 
 from __future__ import annotations
@@ -17,17 +20,19 @@ from qcc.ir.format import Format
 from . import Fitted
 
 _GRID = np.linspace(1.0, 0.55, 19, dtype=np.float32)
+_HALVINGS = np.exp2(-np.arange(13, dtype=np.float32))
+"""Coarser scales than the first are never better: their values are among those of the first."""
 _CHUNK = 1 << 16
 
 
 def fit(weight: np.ndarray, fmt: Format, hessian: np.ndarray | None = None) -> Fitted:
-    """Codes of `weight` [any shape, float] in an integer format with one level of scales (float32).
+    """Codes of `weight` [any shape, float] in an integer format with one level of scales (float32, or powers of two).
 
     The statistics of its input are not used.
     """
     del hessian
     shape = weight.shape
-    grid = _GRID if fmt.bits < 8 else _GRID[:1]
+    grid = _HALVINGS if fmt.by_powers_of_two else _GRID if fmt.bits < 8 else _GRID[:1]
     blocks, restore = _as_blocks(weight, fmt)
     scale = np.empty(len(blocks), np.float32)
     zero = np.empty(len(blocks), np.float32)
@@ -73,7 +78,7 @@ class _Restore:
 
     def __call__(self, codes: np.ndarray) -> np.ndarray:
         whole = codes.reshape(self.split).transpose(self.order).reshape(self.padded)
-        return np.ascontiguousarray(whole[tuple(slice(0, d) for d in self.shape)])
+        return np.ascontiguousarray(whole[tuple(slice(0, d) for d in self.shape)]).reshape(self.shape)
 
 
 def _search(blocks: np.ndarray, fmt: Format, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -105,9 +110,17 @@ def _parameters(low: np.ndarray, high: np.ndarray, fmt: Format) -> tuple[np.ndar
     family = fmt.family
     if fmt.zero is None:
         scale = np.maximum(*(v / end if end else v * 0 for v, end in ((low, family.low), (high, family.high))))
-        scale = np.where(scale > np.finfo(np.float32).tiny, scale, 1.0).astype(np.float32)
+        scale = _as_scale(scale, fmt)
         return scale, np.zeros_like(scale)
-    scale = (high.astype(np.float64) - low) / (family.high - family.low)
-    scale = np.where(scale > np.finfo(np.float32).tiny, scale, 1.0).astype(np.float32)
+    scale = _as_scale((high.astype(np.float64) - low) / (family.high - family.low), fmt)
     zero = np.clip(np.rint(family.low - low / scale), family.low, family.high).astype(np.float32)
     return scale, zero
+
+
+def _as_scale(steps: np.ndarray, fmt: Format) -> np.ndarray:
+    """Steps as scales of the format: 1 for what is next to nothing, the next power of two where scales are such."""
+    scale = np.where(steps > np.finfo(np.float32).tiny, steps, 1.0)
+    if fmt.by_powers_of_two:
+        mantissa, exponent = np.frexp(scale)
+        scale = np.ldexp(1.0, exponent - (mantissa == 0.5))
+    return scale.astype(np.float32)

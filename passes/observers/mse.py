@@ -31,7 +31,7 @@ def range_of(statistics: Histogram, *, bits: int, signed: bool, symmetric: bool)
     for grid in _GRIDS:
         belows, aboves = _candidates(np.minimum(below * grid, 1), np.minimum(above * grid, 1), low, symmetric)
         lows, highs = belows * (low / statistics.width), aboves * (high / statistics.width)
-        best = int(np.argmin(_squared_error(bins, lows, highs, steps)))
+        best = int(np.argmin(squared_error(bins, lows, highs, steps)))
         below, above = float(belows[best]), float(aboves[best])
     return low * below, high * above
 
@@ -46,7 +46,7 @@ def _candidates(belows: _Floats, aboves: _Floats, low: float, symmetric: bool) -
     return grid[0].ravel(), grid[1].ravel()
 
 
-def _squared_error(bins: Bins, lows: _Floats, highs: _Floats, steps: int) -> _Floats:
+def squared_error(bins: Bins, lows: _Floats, highs: _Floats, steps: int) -> _Floats:
     """Sum of squared errors over the values of `bins`, one for each of the ranges `(lows, highs)` in bin widths.
 
     Values are evenly spread over their bin, so a bin adds `count * (G(right) - G(left))`, where `G` is the integral of

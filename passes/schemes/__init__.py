@@ -29,6 +29,12 @@ class Scheme:
     """Element type of activations; empty: float."""
     dynamic: bool = False
     """Scales of activations are computed at run time, by group where weights have groups; else they are calibrated."""
+    scale: str = "f32"
+    """The dtype of scales; `e8m0`: powers of two."""
+    per_tensor: bool = False
+    """One scale a weight instead of one an output channel."""
+    bias: str = ""
+    """Element type of biases; empty: as the kernel takes them."""
 
     @property
     def bits(self) -> int:
@@ -39,6 +45,11 @@ class Scheme:
     def needs_calibration(self) -> bool:
         """Whether activations have scales that only samples can give."""
         return bool(self.activation) and not self.dynamic
+
+    @property
+    def is_fixed_point(self) -> bool:
+        """Whether every tensor of the network has one power of two as its scale: arithmetic is integers and shifts."""
+        return self.scale == "e8m0" and self.per_tensor and bool(self.weight and self.activation and self.bias)
 
     def linear_format(self, group_size: int = 0) -> Format:
         """The format of a weight [N, K]."""
@@ -74,11 +85,17 @@ class Scheme:
         group = group_size or self.group
         block = (group,) if self.dynamic and group else None
         symmetric = self.activation[0] == "i"
-        return Format(self.activation, (Scale("f32", block),), None if symmetric else self.activation)
+        return Format(self.activation, (Scale(self.scale, block),), None if symmetric else self.activation)
+
+    @property
+    def bias_format(self) -> Format:
+        """The format of a bias [N] in a scheme that has one."""
+        return Format(self.bias, (Scale(self.scale, None),))
 
     def _format(self, block: tuple[int | None, ...]) -> Format:
         element = f"u{self.bits}" if self.asymmetric else self.weight
-        return Format(element, (Scale("f32", block),), element if self.asymmetric else None)
+        shared = Scale(self.scale, None if self.per_tensor else block)
+        return Format(element, (shared,), element if self.asymmetric else None)
 
 
 def names() -> list[str]:

@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 from onnxruntime.capi.onnxruntime_pybind11_state import get_all_operator_schema
+from xdsl.utils.exceptions import VerifyException
 
 from qcc.frontend.onnx_file import from_model
 from qcc.ir.dialects import schema
@@ -305,3 +306,31 @@ def test_regions_print_inside_the_operation() -> None:
     assert text.count("onnx.yield") == 4
     assert text.count("onnx.If") == 2
     assert "}, {" in text
+
+
+@pytest.mark.parametrize(
+    ("operands", "message"),
+    [
+        ("%x, %good", ""),
+        ("%x, %bad", "the scale 0.75 is not a power of two"),
+        ("%x, %computed", "must be a constant"),
+        ("%x", "must be a constant"),
+    ],
+)
+def test_a_scale_in_powers_of_two_is_one(operands: str, message: str) -> None:
+    text = f"""
+builtin.module attributes {{onnx.opset = {{"" = 21 : i64}}}} {{
+  func.func @main(%x: tensor<2xf32> {{onnx.name = "x"}}, %computed: tensor<f32> {{onnx.name = "s"}}) -> (tensor<2xf32>
+  {{onnx.name = "y"}}) {{
+    %good = onnx.Constant() {{value = #onnx.tensor<tensor<f32>, "0.25">}} : tensor<f32>
+    %bad = onnx.Constant() {{value = #onnx.tensor<tensor<f32>, "0.75">}} : tensor<f32>
+    %q = q.quantize({operands}) : !q.tensor<tensor<2xf32>, "i8, e8m0 per tensor">
+    %y = q.dequantize(%q) : tensor<2xf32>
+    func.return %y : tensor<2xf32>
+  }}
+}}"""
+    if not message:
+        parse(text).verify()
+        return
+    with pytest.raises((BadInput, VerifyException), match=message):
+        parse(text).verify()

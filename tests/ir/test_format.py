@@ -19,7 +19,7 @@ from qcc.ir.format import Format, Scale
 INTEGERS = [f"{sign}{bits}" for sign in "iu" for bits in range(1, 9)]
 SCALES = st.builds(
     Scale,
-    st.sampled_from(["f32", "f16"]),
+    st.sampled_from(["f32", "f16", "e8m0"]),
     st.none() | st.lists(st.none() | st.integers(1, 256), min_size=1, max_size=4).map(tuple),
 )
 FORMATS = st.builds(
@@ -38,7 +38,14 @@ def test_parse_inverts_print(fmt: Format) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["i4, f32 per 32", "u8, f32 per tensor, zero u8", "i8, f32 per *x*x*", "i8, f32 per *", "u4, f16 per 2x3, zero u4"],
+    [
+        "i4, f32 per 32",
+        "u8, f32 per tensor, zero u8",
+        "i8, f32 per *x*x*",
+        "i8, f32 per *",
+        "u4, f16 per 2x3, zero u4",
+        "i8, e8m0 per tensor",
+    ],
 )
 def test_formats_of_the_field_print_as_written(text: str) -> None:
     assert str(Format.parse(text)) == text
@@ -229,3 +236,20 @@ def test_ragged_blocks_use_their_own_scale() -> None:
     scale = np.array([[1, 10, 100]], np.float32)
     np.testing.assert_array_equal(fmt.encode(x, scale), [[1, 2, 3, 4, 5, 6, 7]])
     np.testing.assert_array_equal(fmt.decode(fmt.encode(x, scale), scale), x)
+
+
+@given(st.integers(-126, 127), st.floats(1, 2, exclude_min=True, exclude_max=True, width=32))
+def test_scales_that_are_powers_of_two_are_told_from_others(exponent: int, mantissa: float) -> None:
+    power = np.ldexp(np.float32(1), exponent)
+    by_shifts, plain = Format.parse("i8, e8m0 per tensor"), Format.parse("i8, f32 per tensor")
+    assert by_shifts.holds_scale(power)
+    assert plain.holds_scale(power)
+    if exponent < 127:
+        assert not by_shifts.holds_scale(power * np.float32(mantissa))
+        assert plain.holds_scale(power * np.float32(mantissa))
+    assert not by_shifts.holds_scale(-power)
+    assert not any(fmt.holds_scale(np.array([power, bad])) for bad in (0, np.inf, np.nan) for fmt in (plain, by_shifts))
+
+
+def test_a_power_of_two_counts_its_exponent_byte() -> None:
+    assert Format.parse("i8, e8m0 per *").bits_per_weight((4, 8)) == 9

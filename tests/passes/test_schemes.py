@@ -26,7 +26,7 @@ SHAPES = [(64, 64, 3, 3), (64, 1, 3, 3), (7, 5, 1), (16, 300, 1, 1), (8, 13, 2, 
 
 
 def test_every_scheme_is_listed_here() -> None:
-    assert set(schemes.names()) == {*LINEAR, "float"}
+    assert set(schemes.names()) == {*LINEAR, "float", "XINT8"}
     assert schemes.load("float").linear_format is not None
     assert not schemes.load("float").weight
 
@@ -74,6 +74,21 @@ def test_convolution_formats_fit_any_shape(name: str, shape: tuple[int, ...], gr
 def test_transposed_convolutions_have_scales_along_their_second_axis(name: str) -> None:
     shape = (6, 5, 3, 3)
     assert schemes.load(name).conv_format(shape, transposed=True).scale_shape(shape) == (1, 5, 1, 1)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_fixed_point_has_one_power_of_two_a_tensor(shape: tuple[int, ...]) -> None:
+    scheme = schemes.load("XINT8")
+    formats = [scheme.linear_format(), scheme.conv_format(shape), scheme.conv_format(shape, transposed=True)]
+    formats += [scheme.bias_format, *filter(None, [scheme.activation_format()])]
+    assert {str(fmt) for fmt in formats} == {"i8, e8m0 per tensor"}
+    assert len(formats) == 5
+    assert scheme.conv_format(shape).scale_shape(shape) == (1,) * len(shape)
+
+
+def test_only_xint8_is_fixed_point() -> None:
+    assert [name for name in schemes.names() if schemes.load(name).is_fixed_point] == ["XINT8"]
+    assert schemes.load("XINT8").needs_calibration
 
 
 def test_the_eight_bit_form_of_a_scheme_keeps_its_activations() -> None:

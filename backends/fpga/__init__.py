@@ -1,0 +1,1 @@
+"""Fixed-point networks for FPGA tool chains, as two ONNX files: QDQ, which ONNX Runtime runs as well, and QONNX."""
