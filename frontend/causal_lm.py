@@ -3,8 +3,8 @@
     step(input_ids [1, S], past_length [1], logits_at [L], past_key_i, past_value_i [1, G, C, D])
         -> logits [1, L, V], present_key_i, present_value_i [1, G, max(C, past_length + S), D]
 
-One graph is prefill and decode: S and C may be anything, and logits are computed at the wanted positions only. Attention is
-captured whole, as `com.microsoft.GroupQueryAttention`: transformers lets an attention function of our own be named.
+One graph is prefill and decode: S and C may be anything, and logits are computed at the wanted positions only.
+Attention is captured whole, as `com.microsoft.GroupQueryAttention`: transformers lets a function of ours be named.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import torch_export
+from .torch_export import write_step
+from .torch_to_onnx import import_torch
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,7 +48,7 @@ def capture(model: nn.Module, config: Any, folder: Path) -> Path:
     `model` was loaded with `attn_implementation=IMPLEMENTATION` after `register()`. Raises `NotSupported` where torch
     cannot capture or translate it.
     """
-    torch = torch_export.import_torch()
+    torch = import_torch()
     shape = cache_shape(config)
     past = {
         f"{kind}_{i}": torch.zeros(1, shape.kv_heads, 3, shape.head_size)
@@ -63,16 +64,17 @@ def capture(model: nn.Module, config: Any, folder: Path) -> Path:
     axes = {"input_ids": {1: "sequence"}, "logits_at": {0: "kept"}}
     axes |= {f"past_{name}": {2: "past"} for name in past}
     step = _step_class()(model, shape.layers)
-    return torch_export.write_step(step, inputs, axes, folder, opset=_OPSET, prefix="decoder.")
+    return write_step(step, inputs, axes, folder, opset=_OPSET, prefix="decoder.")
 
 
 @cache
 def register() -> None:
     """Make our attention known to transformers."""
-    from transformers import AttentionInterface, AttentionMaskInterface
+    import transformers
 
-    AttentionInterface.register(IMPLEMENTATION, _attention)
-    AttentionMaskInterface.register(IMPLEMENTATION, _no_mask)
+    known: Any = transformers
+    known.AttentionInterface.register(IMPLEMENTATION, _attention)
+    known.AttentionMaskInterface.register(IMPLEMENTATION, _no_mask)
 
 
 class _Trace:
@@ -98,11 +100,11 @@ def _attention(
     softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Any, None]:
-    """transformers' interface: query [B, H, S, D], key and value [B, G, S, D]; gives [B, S, H, D]. Any: torch tensors."""
+    """transformers' interface: query [B, H, S, D], key and value [B, G, S, D]; gives [B, S, H, D]. Any: tensors."""
     del attention_mask
     if kwargs.get("s_aux") is not None:
         raise ValueError("attention sinks are not supported")
-    torch = torch_export.import_torch()
+    torch = import_torch()
     batch, heads, length, size = query.shape
     groups = key.shape[1]
     layer = module.layer_idx
@@ -131,13 +133,13 @@ def _attention(
 @cache
 def _step_class() -> Any:
     """The module that is traced. Any: torch is imported when the class is first asked for."""
-    torch = torch_export.import_torch()
+    torch = import_torch()
 
     class Step(torch.nn.Module):
         """One step of a decoder over an explicit cache."""
 
         def __init__(self, decoder: Any, layers: int) -> None:
-            super().__init__()
+            torch.nn.Module.__init__(self)
             self.decoder = decoder
             self.layers = layers
 

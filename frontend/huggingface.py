@@ -1,7 +1,7 @@
-"""The Hugging Face door: a folder of config, weights and tokenizer becomes a decoder in torch, without running its code.
+"""The Hugging Face door: a folder of config, weights and tokenizer becomes a torch decoder, without running its code.
 
-Weights are read from safetensors; a `pytorch_model.bin` is read with torch's restricted unpickler (`weights_only`), which
-refuses everything but tensors. Custom code (`auto_map`) is refused.
+Weights are read from safetensors; a `pytorch_model.bin` is read with torch's restricted unpickler (`weights_only`),
+which refuses everything but tensors. Custom code (`auto_map`) is refused.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import os
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from qcc.ir.errors import BadInput, MissingExtra, NotSupported
+from qcc.ir.errors import BadInput, MissingExtra, NotSupported, QccError
 from qcc.ir.weights import locate
 
 from . import causal_lm
 from .language import LanguageModel, check_architecture, describe, read_json
-from .torch_export import first_reason, quiet
+from .torch_to_onnx import first_reason, quiet
 
 _INDEX = "model.safetensors.index.json"
 _WHOLE = "model.safetensors"
@@ -28,8 +28,8 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 def open_folder(path: str | Path) -> LanguageModel:
     """Load a decoder in float32, with its tokenizer.
 
-    Raises `BadInput` for a folder that is incomplete or damaged, `NotSupported` for architectures that are not known, for
-    custom code and for checkpoints that are quantized, `MissingExtra` without transformers.
+    Raises `BadInput` for a folder that is incomplete or damaged, `NotSupported` for architectures that are not known,
+    for custom code and for checkpoints that are quantized, `MissingExtra` without transformers.
     """
     path = Path(path)
     config = read_json(_required(path, "config.json", "a Hugging Face folder has a config.json"))
@@ -39,7 +39,8 @@ def open_folder(path: str | Path) -> LanguageModel:
             hint="use an architecture of transformers, or export the model to ONNX yourself",
         )
     if "quantization_config" in config:
-        method = str(dict(config["quantization_config"]).get("quant_method", "unknown"))
+        entry: Any = config["quantization_config"]
+        method = str(cast("dict[str, Any]", entry).get("quant_method")) if isinstance(entry, dict) else str(entry)
         raise NotSupported(
             f"{path}: the checkpoint is quantized already ({method})", hint="give the float checkpoint, or a GGUF file"
         )
@@ -64,21 +65,40 @@ def load(path: Path, settings: dict[str, Any]) -> LanguageModel:
             dtype="float32",
             attn_implementation=causal_lm.IMPLEMENTATION,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,
             local_files_only=True,
             trust_remote_code=False,
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    for name, stored, wanted in sorted(info["mismatched_keys"]):
+        raise BadInput(
+            f"{path}: the weight {name!r} has shape {list(stored)}, the network wants {list(wanted)}",
+            hint="the weights and the configuration do not belong together: copy the model again",
+        )
     require_all(info["missing_keys"], path)
     return finish(module, tokenizer, settings, "Hugging Face folder", path)
 
 
 def finish(module: Any, tokenizer: Any, settings: dict[str, Any], source: str, path: Path) -> LanguageModel:
     """A loaded module and its tokenizer as a `LanguageModel`. Any: transformers' classes are untyped."""
+    _require_fixed_rope(module.config, path)
     fast = getattr(tokenizer, "backend_tokenizer", None)
     if fast is None:
         raise NotSupported(f"{path}: its tokenizer has no form for the tokenizers library", hint="add a tokenizer.json")
     spec = describe(module.config, settings, causal_lm.cache_shape(module.config), source)
     return LanguageModel(module.eval(), module.config, spec, fast.to_str())
+
+
+def _require_fixed_rope(config: Any, path: Path) -> None:
+    """`NotSupported` where angles depend on the length of the text: a captured graph has one table for all lengths."""
+    rope: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
+    layers: list[dict[str, Any]] = [v for v in rope.values() if isinstance(v, dict)]
+    for kind in (each.get("rope_type") for each in (rope, *layers)):
+        if kind in ("dynamic", "longrope"):
+            raise NotSupported(
+                f"{path}: rotary positions {kind!r} depend on the length of the text; a captured graph's do not",
+                hint="use a model with default, linear, llama3 or yarn positions",
+            )
 
 
 def require_all(missing: Iterable[str], path: Path) -> None:
@@ -93,7 +113,10 @@ def require_all(missing: Iterable[str], path: Path) -> None:
 
 @contextmanager
 def loading(path: Path) -> Generator[None]:
-    """What transformers raises for a damaged model, as `BadInput` with its reason; it stays silent and offline."""
+    """What transformers raises for a damaged model, as `BadInput` with its reason; it stays silent and offline.
+
+    It raises errors of many libraries, which have no common base.
+    """
     transformers = import_transformers()
     before = os.environ.get("HF_HUB_OFFLINE")
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -104,7 +127,11 @@ def loading(path: Path) -> Generator[None]:
         raise MissingExtra(
             f"transformers asks for more: {first_reason(error)}", hint='pip install "qcc[hf]"'
         ) from error
-    except _FAILURES as error:
+    except NotImplementedError as error:
+        raise NotSupported(f"{path}: {first_reason(error)}", hint="give the float checkpoint") from error
+    except (QccError, MemoryError):
+        raise
+    except Exception as error:
         raise BadInput(
             f"{path}: transformers {transformers.__version__} does not load it: {first_reason(error)}",
             hint="copy the model again, or check that its files belong together",
@@ -126,19 +153,6 @@ def import_transformers() -> Any:
     return transformers
 
 
-_FAILURES = (
-    RuntimeError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    AssertionError,
-    ArithmeticError,
-    OSError,
-    NotImplementedError,
-)
-
-
 def _required(path: Path, name: str, hint: str) -> Path:
     if not (path / name).is_file():
         raise BadInput(f"{path}: no {name}", hint=hint)
@@ -148,10 +162,10 @@ def _required(path: Path, name: str, hint: str) -> Path:
 def _check_weights(path: Path) -> None:
     """Every file of the weights is there and whole."""
     if (path / _INDEX).is_file():
-        mapped = read_json(path / _INDEX).get("weight_map")
-        if not isinstance(mapped, dict) or not all(isinstance(v, str) for v in mapped.values()):
+        mapped: Any = read_json(path / _INDEX).get("weight_map")
+        if not isinstance(mapped, dict) or not all(isinstance(v, str) for v in cast("dict[str, Any]", mapped).values()):
             raise BadInput(f"{path / _INDEX}: no weight_map", hint="copy the model again")
-        shards = sorted(set(mapped.values()))
+        shards = sorted(set(cast("dict[str, str]", mapped).values()))
         for shard in shards:
             if Path(shard).name != shard:
                 raise BadInput(f"{path / _INDEX}: {shard!r} is not the name of a file in the folder", hint="refuse it")

@@ -1,4 +1,4 @@
-"""What a language model is beside its network: vocabulary, context, cache, tokenizer, and how it likes to be sampled."""
+"""What a language model is beside its network: vocabulary, context, cache, tokenizer, preferred sampling."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from qcc.ir.errors import BadInput, NotSupported
 from qcc.ir.program import StoredCodes
@@ -60,7 +60,7 @@ def check_architecture(kind: object, path: Path) -> str:
 
 def describe(config: Any, generation: Mapping[str, Any], cache: CacheShape, source: str) -> LanguageSpec:
     """The spec from a configuration and the generation settings beside it. Any: parsed JSON and transformers."""
-    eos = generation.get("eos_token_id", getattr(config, "eos_token_id", None))
+    eos: Any = generation.get("eos_token_id", getattr(config, "eos_token_id", None))
     bos = generation.get("bos_token_id", getattr(config, "bos_token_id", None))
     return LanguageSpec(
         architecture=config.model_type,
@@ -68,12 +68,16 @@ def describe(config: Any, generation: Mapping[str, Any], cache: CacheShape, sour
         context=int(getattr(config, "max_position_embeddings", None) or 2048),
         cache=cache,
         bos=bos if isinstance(bos, int) else None,
-        eos=tuple(int(e) for e in (eos if isinstance(eos, list) else [eos]) if e is not None),
+        eos=tuple(int(e) for e in _listed(eos) if e is not None),
         temperature=_number(generation.get("temperature")),
         top_k=int(generation["top_k"]) if isinstance(generation.get("top_k"), int) else None,
         top_p=_number(generation.get("top_p")),
         source=source,
     )
+
+
+def _listed(value: object) -> list[Any]:
+    return cast("list[Any]", value) if isinstance(value, list) else [value]
 
 
 def _number(value: object) -> float | None:
@@ -90,4 +94,4 @@ def read_json(path: Path, *, limit: int = 1 << 26) -> dict[str, Any]:
         raise BadInput(f"{path}: cannot be read: {error}", hint="copy the model again") from error
     if not isinstance(data, dict):
         raise BadInput(f"{path}: not a JSON object", hint="copy the model again")
-    return data
+    return cast("dict[str, Any]", data)

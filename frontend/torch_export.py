@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import inspect
-import io
-import logging
 import re
 import tempfile
-import warnings
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from qcc.ir.errors import BadInput, MissingExtra, NotSupported
+from qcc.ir.errors import BadInput, NotSupported
 
 from . import pt2_archive
+from .torch_to_onnx import FAILURES, first_reason, import_torch, quiet, write
 
 if TYPE_CHECKING:
     import torch
@@ -54,10 +52,10 @@ def to_onnx(
                 "an ExportedProgram is captured already: it takes neither example inputs nor dynamic axes",
                 hint="give dynamic_shapes to torch.export.export, or pass the module instead",
             )
-        return _write(model, Path(folder), {}, opset)
+        return write(model, Path(folder), {}, opset)
     call = _bind(model, inputs)
     axes = _axes(call, dynamic or {})
-    return _write(_capture(model, call, axes), Path(folder), axes, opset)
+    return write(_capture(model, call, axes), Path(folder), axes, opset)
 
 
 def open_pt2(path: str | Path) -> ExportedProgram:
@@ -75,7 +73,7 @@ def open_pt2(path: str | Path) -> ExportedProgram:
         try:
             with quiet():
                 return load_pt2(str(checked)).exported_programs["model"]
-        except _FAILURES as error:
+        except FAILURES as error:
             raise NotSupported(
                 f"{path}: torch {torch.__version__} cannot rebuild the program: {first_reason(error)}",
                 hint="save it again with this version of torch",
@@ -91,20 +89,7 @@ def write_step(
     """
     call = inspect.signature(step.forward).bind(**inputs)
     program = _export(step, call, dict(axes))
-    return _write(program, folder, dict(axes), opset, prefix)
-
-
-_FAILURES = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError)
-
-
-def import_torch() -> Any:
-    """The torch module; `Any`, because its stubs leave the exporter unknown."""
-    try:
-        import onnxscript  # noqa: F401  # pyright: ignore[reportUnusedImport]
-        import torch
-    except ImportError as error:
-        raise MissingExtra(f"reading a torch model needs {error.name}", hint='pip install "qcc[torch]"') from error
-    return torch
+    return write(program, folder, dict(axes), opset, prefix)
 
 
 def _bind(model: Any, inputs: Any) -> inspect.BoundArguments:
@@ -182,7 +167,7 @@ def _export(model: Any, call: inspect.BoundArguments, axes: dict[str, dict[int, 
     with quiet(), _evaluating(model), torch.no_grad(), free:
         try:
             return torch.export.export(model, call.args, call.kwargs, dynamic_shapes=shapes if axes else None)
-        except _FAILURES as error:
+        except FAILURES as error:
             raise _explained(error, model, call) from error
 
 
@@ -211,12 +196,12 @@ def _try_other_sizes(model: Any, program: Any, call: inspect.BoundArguments, axe
             args, kwargs = spec.unflatten([other.get(id(leaf), leaf) for leaf in leaves])
             try:
                 expected = pytree.tree_leaves(model(*args, **kwargs))
-            except _FAILURES:
+            except FAILURES:
                 continue
             try:
                 result = pytree.tree_leaves(captured(*args, **kwargs))
                 torch.testing.assert_close(result, expected, rtol=1e-3, atol=1e-4, equal_nan=True)
-            except _FAILURES as error:
+            except FAILURES as error:
                 raise BadInput(
                     f"forward() takes another path where {dim!r} is {size} than at {example}, its size in the example",
                     hint="leave that axis out, treat its sizes alike in forward(), or take another example",
@@ -231,7 +216,7 @@ def _explained(error: Exception, model: Any, call: inspect.BoundArguments) -> Ba
     name, text = type(model).__name__, str(error)
     try:
         model(*call.args, **call.kwargs)
-    except _FAILURES as failure:
+    except FAILURES as failure:
         return BadInput(
             f"{name} does not run on the example inputs: {first_reason(failure)}", hint="check their shapes and dtypes"
         )
@@ -248,155 +233,6 @@ def _explained(error: Exception, model: Any, call: inspect.BoundArguments) -> Ba
     )
 
 
-def _write(program: Any, folder: Path, axes: dict[str, dict[int, str]], opset: int, prefix: str = "") -> Path:
-    torch = import_torch()
-    given = [spec for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"]
-    inputs = [spec.arg.name for spec in given if not hasattr(spec.arg, "value")]
-    outputs = _output_names(program, inputs)
-    shapes = {name: axes.get(name) for name in inputs} if axes else None
-    with quiet():
-        try:
-            exported = torch.onnx.export(
-                program, dynamo=True, opset_version=opset, dynamic_shapes=shapes, optimize=True, verbose=False
-            )
-        except _FAILURES as error:
-            raise NotSupported(
-                f"torch has no ONNX translation of this model: {first_reason(error)}",
-                hint="replace what it names: an operator, or the opset",
-            ) from error
-        model, signature = exported.model, exported.exported_program.graph_signature
-        if model.opset_imports[""] != opset:
-            raise NotSupported(f"torch can write opset {model.opset_imports['']} of this model, but not {opset}")
-        if changed := [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]:
-            raise NotSupported(
-                f"forward() changes {changed[0]!r} in place, and an ONNX graph keeps no state",
-                hint="take the old value as an input and return the new one",
-            )
-        _give_rotary_a_batch(model)
-        _name_weights(model, exported.exported_program)
-        for value in list(model.graph.initializers.values()):
-            value.name = value.name.removeprefix(prefix)
-        _tidy(model, (*inputs, *outputs))
-        folder.mkdir(parents=True, exist_ok=True)
-        exported.save(folder / "model.onnx", external_data=True)
-    return folder / "model.onnx"
-
-
-def _output_names(program: Any, taken: Sequence[str]) -> list[str]:
-    """One name an output, from where it stands in the returned structure; `None` is no output."""
-
-    torch = import_torch()
-    pytree = torch.utils._pytree
-    spec = program.call_spec.out_spec
-    paths = pytree.tree_flatten_with_path(spec.unflatten([torch.empty(0)] * spec.num_leaves))[0]
-    names: list[str] = []
-    specs = [spec for spec in program.graph_signature.output_specs if spec.kind.name == "USER_OUTPUT"]
-    for (path, _), spec in zip(paths, specs, strict=True):
-        words = re.findall(r"\w+", pytree.keystr(path))
-        name = "_".join(words if words and not words[0].isdigit() else ["output", *words])
-        if not hasattr(spec.arg, "value"):
-            while name in (*taken, *names):
-                name += "_out"
-            names.append(name)
-        elif spec.arg.value is not None:
-            raise NotSupported(
-                f"the output {name!r} is the constant {spec.arg.value!r}, not a tensor", hint="return tensors only"
-            )
-    return names
-
-
-def _give_rotary_a_batch(model: Any) -> None:
-    """Expand the angles of `RotaryEmbedding` to the batch of what they turn: torch's fusion leaves them at batch 1.
-
-    The ONNX operator does not broadcast: its caches are (batch, length, head size / 2).
-    """
-    import onnx_ir
-
-    for node in list(model.graph.all_nodes()):
-        if (node.domain, node.op_type, len(node.inputs)) != ("", "RotaryEmbedding", 3):
-            continue
-        x, *caches = node.inputs
-        if caches[0].shape is not None and caches[0].shape[0] == x.shape[0]:
-            continue
-        batch = onnx_ir.node("Shape", [x], attributes={"start": 0, "end": 1})
-        ones = onnx_ir.node("Constant", [], attributes={"value_ints": [1, 1]})
-        shape = onnx_ir.node("Concat", [batch.outputs[0], ones.outputs[0]], attributes={"axis": 0})
-        expands = [onnx_ir.node("Expand", [cache, shape.outputs[0]]) for cache in caches]
-        node.graph.insert_before(node, [batch, ones, shape, *expands])
-        for index, expand in enumerate(expands, 1):
-            node.replace_input_with(index, expand.outputs[0])
-
-
-def _name_weights(model: Any, program: Any) -> None:
-    """Give weights back the torch names that constant folding took: `val_8`, a transposed copy, is `head.weight`.
-
-    A weight is known by the parameter that the torch operator it feeds was given, if only one has its sizes. Of the
-    names of a shared parameter it bears the one in the module of that operator.
-    """
-    signature = program.graph_signature
-    tensors: dict[str, Any] = {**program.state_dict, **program.constants}
-    sources = signature.inputs_to_parameters | signature.inputs_to_buffers | signature.inputs_to_lifted_tensor_constants
-    shared: dict[int, list[str]] = {}
-    for name, tensor in tensors.items():
-        shared.setdefault(tensor.data_ptr(), []).append(name)
-
-    def torch_name(value: Any) -> str | None:
-        names: set[str] = set()
-        size = value.const_value.nbytes, sorted(value.const_value.shape)
-        for node in value.consumers():
-            module = "".join(re.findall(r"'([^']*)', '[^']*'\]$", node.metadata_props.get(_SCOPES, "")))
-            for placeholder in re.findall(r"%(\w+)", node.metadata_props.get(_FX_NODE, "")):
-                name = sources.get(placeholder, "")
-                tensor = tensors.get(name)
-                if tensor is not None and (tensor.nbytes, sorted(tensor.shape)) == size:
-                    aliases = shared[tensor.data_ptr()]
-                    names.add(next((alias for alias in aliases if alias.startswith(f"{module}.")), name))
-        return names.pop() if len(names) == 1 else None
-
-    initializers = model.graph.initializers
-    wanted = {torch_name(value): value for value in reversed(list(initializers.values()))}
-    wanted.pop(None, None)
-    for position, value in enumerate(wanted.values()):
-        value.name = f"//{position}"
-    for name, value in reversed(wanted.items()):
-        value.name = f"{name}.copy" if name in initializers else name
-
-
-_SCOPES = "pkg.torch.onnx.name_scopes"
-_FX_NODE = "pkg.torch.onnx.fx_node"
-
-
-def _tidy(model: Any, names: Sequence[str]) -> None:
-    """Name inputs and outputs (a value inside that has one of the names yields), and state the right IR version.
-
-    What the exporter notes of the author's disk and of the torch graph is dropped.
-    """
-    from onnx.helper import OP_SET_ID_VERSION_MAP
-    from onnx_ir.passes.common import NameFixPass
-
-    for value, name in zip((*model.graph.inputs, *model.graph.outputs), names, strict=True):
-        value.name = name
-    NameFixPass()(model)
-    model.ir_version = max(model.ir_version, OP_SET_ID_VERSION_MAP["ai.onnx", model.opset_imports[""]])
-    model.graph.metadata_props.clear()
-    for node in model.graph.all_nodes():
-        node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
-        node.metadata_props.pop(_FX_NODE, None)
-
-
-@contextmanager
-def quiet() -> Generator[None]:
-    """No warnings, log lines or dumped graphs: what matters of them is in the errors raised."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
-
-
 @contextmanager
 def _evaluating(model: Any) -> Generator[None]:
     """Eval mode for a while; each submodule gets its own flag back."""
@@ -407,12 +243,3 @@ def _evaluating(model: Any) -> Generator[None]:
     finally:
         for module, training in flags:
             module.training = training
-
-
-def first_reason(error: BaseException) -> str:
-    """The first line of what torch says of the cause, which may run over pages, without advice to torch developers."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    line = re.split(r"\.? +(?:\(unhinted|\(Size-like|If you're using|For more information)", line)[0]
-    return line if len(line) <= 300 else f"{line[:297]}..."

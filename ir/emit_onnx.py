@@ -181,7 +181,10 @@ class _Emitter:
 
     def _initializer(self, op: Weight) -> TensorProto:
         array = self.program.weights[op.weight]
-        name = self._name(op.result)
+        name, element, dims = self._name(op.result), types.element_type(op.result.type), types.dims_of(op.result.type)
+        shape = [d for d in dims or () if isinstance(d, int)]
+        if types.element_of(element).numpy != array.dtype or tuple(shape) != array.shape:
+            array = array.view(types.element_of(element).numpy).reshape(shape)  # the same bytes, read in a second way
         narrow = types.element_of(array.dtype).bits < 8  # the store holds one a byte, an ONNX file several
         if array.nbytes <= _INLINE_BYTES or narrow:
             return attr.from_array(array, name)

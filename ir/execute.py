@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Feeds = Mapping[str, np.ndarray]
 
+_LARGE = 1 << 28
+"""Bytes of weights from which a reference session takes less memory rather than less time."""
+
 
 class Reference:
     """A program ready to run. `also` are values of its main block to give beside the outputs."""
@@ -73,6 +76,12 @@ def session(emitted: EmittedModel, program: Program, *, threads: int = 0, optimi
     options.intra_op_num_threads = threads
     level = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_ENABLE_BASIC
+    disabled: list[str] = []
+    if sum(program.weights[key].nbytes for key in emitted.external.values()) > _LARGE:
+        options.add_session_config_entry("session.disable_prepacking", "1")  # a second copy of every weight
+        options.enable_cpu_mem_arena = False
+        disabled = ["ConstantFolding"]  # a turned copy of a tied output head: fused into the product instead
+        options.graph_optimization_level = level.ORT_ENABLE_EXTENDED
     names = list(emitted.external)
     arrays = [np.ascontiguousarray(program.weights[emitted.external[name]]) for name in names]
     values = [onnxruntime.OrtValue.ortvalue_from_numpy(a) if a.dtype.isbuiltin == 1 else _exotic(a) for a in arrays]
@@ -81,7 +90,10 @@ def session(emitted: EmittedModel, program: Program, *, threads: int = 0, optimi
 
     try:
         return onnxruntime.InferenceSession(
-            emitted.proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            emitted.proto.SerializeToString(),
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=disabled,
         )
     except NotImplemented as error:
         raise NotSupported(

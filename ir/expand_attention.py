@@ -41,13 +41,9 @@ def expand_attention(op: Attention, build: Builder) -> list[SSAValue]:
 
 
 def _head_size(op: Attention) -> int:
-    for value, heads in ((op.operands[0], op.heads), (op.operands[1], op.kv_heads)):
-        dims = types.dims_of(value.type)
-        if dims is not None and isinstance(dims[2], int):
-            return dims[2] // heads
-    dims = types.dims_of(op.operands[3].type)
-    assert dims is not None and isinstance(dims[3], int), f"{op.where()}: the size of a head is not known"
-    return dims[3]
+    size = op.head_size
+    assert size is not None, f"{op.where()}: the size of a head is not known"
+    return size
 
 
 def _heads_first(x: SSAValue, heads: int, build: Builder) -> SSAValue:

@@ -137,6 +137,22 @@ class Layout:
                 slot = slot + value * strides[digit.name]
         return slot
 
+    def agrees_with(self, other: Layout, shape: Shape) -> bool:
+        """Whether two layouts put the same bytes in the same places for a tensor of `shape`.
+
+        A slot is a sum of one function of each coordinate, so each dimension is compared by itself.
+        """
+        if len(self.dimensions) != len(other.dimensions) or (self.xor, self.size(shape)) != (
+            other.xor,
+            other.size(shape),
+        ):
+            return False
+        for axis, extent in enumerate(shape):
+            coords = [np.arange(extent) if i == axis else np.int64(0) for i in range(len(shape))]
+            if not np.array_equal(self.index(coords, shape), other.index(coords, shape)):
+                return False
+        return True
+
     def inverse(self, slot: Expression, shape: Shape) -> tuple[Expression, ...]:
         """The coordinates of `slot`, one per dimension; a padding slot has one at or beyond its extent in `shape`."""
         extents = self.extents(shape)

@@ -48,6 +48,19 @@ class StoredCodes:
     source: str
     """What the file calls the format, such as `Q8_0`."""
 
+    def decodes_to(self, weight: np.ndarray, rows: int = 1 << 12) -> bool:
+        """Whether the codes decode to a weight [N, K] bit by bit, looking at some rows at a time."""
+        if self.codes.shape != weight.shape:
+            return False
+        parts = [slice(begin, begin + rows) for begin in range(0, len(weight), rows)]
+        zero = self.zero
+        return all(
+            np.array_equal(
+                self.format.decode(self.codes[p], self.scale[p], None if zero is None else zero[p]), weight[p]
+            )
+            for p in parts
+        )
+
 
 @dataclass
 class Program:

@@ -2,12 +2,14 @@
 
     %y, %k1, %v1 = q.attention "layers.0"(%q, %k, %v, %k0, %v0, %total) {heads = 4, kv_heads = 1, scale = 0.0625}
 
-`y = softmax(mask(softcap(scale * q K^T))) V` where K and V are the first `total - S` entries of the cache followed by the
-S new ones. A query sees the entries up to its own; with `window = w > 0` only the last w of them, itself included.
+`y = softmax(mask(softcap(scale * q K^T))) V` where K and V are the first `total - S` entries of the cache followed by
+the S new ones. A query sees the entries up to its own; with `window = w > 0` only the last w of them, itself included.
 """
 
 from __future__ import annotations
 
+from xdsl.dialects import builtin
+from xdsl.ir import SSAValue
 from xdsl.utils.exceptions import VerifyException
 
 from .. import types
@@ -36,6 +38,16 @@ class Attention(GraphOp):
         return self.integer("kv_heads")
 
     @property
+    def head_size(self) -> int | None:
+        """Values of a head, from the first operand that tells."""
+        counts = (self.heads, self.kv_heads, self.kv_heads, 1, 1)
+        for value, heads in zip(self.operands[:5], counts, strict=True):
+            dims = types.dims_of(value.type)
+            if dims is not None and isinstance(dims[-1], int):
+                return dims[-1] // heads
+        return None
+
+    @property
     def window(self) -> int:
         """How many entries a query sees, itself included; 0: all."""
         return self.integer("window", 0)
@@ -56,26 +68,52 @@ class Attention(GraphOp):
         return value
 
     def verify_(self) -> None:
-        """Six operands, three results, heads that divide, and extents that agree."""
+        """Six operands, three results, attributes of their kinds, heads that divide, and extents that agree."""
         if len(self.slots) != 6 or None in self.slots or len(self.results) != 3:
             raise VerifyException(f"{self.where()}: expected six operands and three results")
+        self._verify_attributes()
+        total = self.operands[5].type
+        if types.element_type(total) not in (_I32, types.UnknownType()) or types.dims_of(total) not in (None, ()):
+            raise VerifyException(f"{self.where()}: total is {total}, not an int32 scalar")
+        *new, key, value = self.operands[:5]
+        sizes = [_head_size(self.where(), cache, self.kv_heads) for cache in (key, value)]
+        for operand, heads in zip(new, (self.heads, self.kv_heads, self.kv_heads), strict=True):
+            dims = types.dims_of(operand.type)
+            if dims is None:
+                continue
+            if len(dims) != 3 or (isinstance(dims[2], int) and dims[2] % heads):
+                raise VerifyException(
+                    f"{self.where()}: {operand.type} is not [batch, length, {heads} heads of one size]"
+                )
+            own = dims[2] // heads if isinstance(dims[2], int) else None
+            for size in sizes:
+                if None not in (own, size) and own != size:
+                    raise VerifyException(f"{self.where()}: heads of {size} in the cache, {own} in {operand.type}")
+
+    def _verify_attributes(self) -> None:
         for name in self.parameters:
             if name not in self.allowed:
                 raise VerifyException(f"{self.where()}: no attribute is called {name!r}; known: {list(self.allowed)}")
+            wanted = float if name in ("scale", "softcap") else int
+            if not isinstance(self.get(name), wanted):
+                raise VerifyException(f"{self.where()}: {name} is {self.get(name)!r}, not {_KINDS[wanted]}")
         if self.kv_heads < 1 or self.heads < 1 or self.heads % self.kv_heads:
             raise VerifyException(
                 f"{self.where()}: {self.heads} query heads do not share {self.kv_heads} heads of keys and values"
             )
-        if not isinstance(self.get("scale"), float) or self.window < 0:
-            raise VerifyException(f"{self.where()}: it needs a float scale, and a window of at least 0")
-        widths = [(self.operands[0], self.heads), (self.operands[1], self.kv_heads), (self.operands[2], self.kv_heads)]
-        cache = types.dims_of(self.operands[3].type)
-        size = cache[3] if cache is not None and len(cache) == 4 else None
-        for value, heads in widths:
-            dims = types.dims_of(value.type)
-            if dims is not None and (len(dims) != 3 or (isinstance(dims[2], int) and dims[2] % heads)):
-                raise VerifyException(f"{self.where()}: {value.type} is not [batch, length, {heads} heads of one size]")
-            if dims is not None and isinstance(dims[2], int) and isinstance(size, int) and dims[2] != heads * size:
-                raise VerifyException(
-                    f"{self.where()}: heads of {size} in the cache, {dims[2] // heads} in {value.type}"
-                )
+        if "scale" not in self.properties or self.window < 0 or self.softcap < 0:
+            raise VerifyException(f"{self.where()}: it needs a scale, a window and a softcap of at least 0")
+
+
+def _head_size(where: str, cache: SSAValue, kv_heads: int) -> int | None:
+    """The last extent of a cache, where it is known."""
+    dims = types.dims_of(cache.type)
+    if dims is None:
+        return None
+    if len(dims) != 4 or (isinstance(dims[1], int) and dims[1] != kv_heads):
+        raise VerifyException(f"{where}: {cache.type} is not [batch, {kv_heads} heads, capacity, size]")
+    return dims[3] if isinstance(dims[3], int) else None
+
+
+_KINDS = {int: "an integer", float: "a float"}
+_I32 = builtin.IntegerType(32)

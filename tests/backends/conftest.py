@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from qcc import api
+from tests.language import decoder, save
 from tests.networks import model, normal
 
 NETWORK = """(float[N,32] x, int64[N,K] i) => (float[N,8] y, float[N,K] z) {
@@ -29,3 +30,13 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def artifact(compiled: Path, tmp_path: Path) -> Path:
     """A copy to damage."""
     return Path(shutil.copytree(compiled, tmp_path / "small.qcc"))
+
+
+@pytest.fixture(scope="session")
+def speaking(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a compiled random decoder of 128 positions, with the tokenizer of `tests.language`."""
+    pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("speaking")
+    model = save(decoder("llama", hidden_size=64, sliding_window=None), folder / "model")
+    api.compile(model, scheme="float", output=folder / "speaking.qcc")
+    return folder / "speaking.qcc"
