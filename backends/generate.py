@@ -28,7 +28,7 @@ class Decoder(Protocol):
     length: int
 
     def step(self, ids: Sequence[int], *, keep: Sequence[int] | None = None) -> np.ndarray:
-        """Append tokens; logits float32 [len(keep), V] at the positions of `ids` named by `keep` (default: the last)."""
+        """Append tokens; logits float32 [len(keep), V] at the positions of `ids` in `keep` (default: the last)."""
         ...
 
     def rewind(self, length: int) -> None:
@@ -64,7 +64,10 @@ def encode(tokenizer: Tokenizer, text: str) -> list[int]:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise BadInput(f"the prompt is not valid UTF-8 at character {error.start}", hint="give Unicode text") from error
-    return list(tokenizer.encode(text).ids)
+    ids = list(tokenizer.encode(text).ids)
+    if not ids:
+        raise BadInput(f"the tokenizer makes no token of the prompt {text[:40]!r}", hint="give text that it knows")
+    return ids
 
 
 def capacity_for(record: LanguageRecord, prompt: int, new: int) -> int:
@@ -81,9 +84,10 @@ def capacity_for(record: LanguageRecord, prompt: int, new: int) -> int:
 
 def prefill(decoder: Decoder, ids: Sequence[int]) -> np.ndarray:
     """Append a prompt in chunks; logits [V] behind its last token."""
-    for begin in range(0, len(ids), CHUNK):
-        logits = decoder.step(ids[begin : begin + CHUNK])
-    return logits[-1]
+    *before, last = (ids[begin : begin + CHUNK] for begin in range(0, len(ids), CHUNK))
+    for chunk in before:
+        decoder.step(chunk)
+    return decoder.step(last)[-1]
 
 
 def generate(
@@ -129,8 +133,9 @@ class _Text:
         new = whole[len(self._shown) :]
         self._shown = whole
         if len(self._tokens) - self._begin > _WINDOW and new:
-            self._begin = len(self._tokens) - 1  # one token stays, so that spaces between tokens are kept
-            self._shown = self._tokenizer.decode(self._tokens[self._begin :])
+            last = self._tokenizer.decode([token])
+            if "\ufffd" not in last:  # within a character there is no place to begin anew
+                self._begin, self._shown = len(self._tokens) - 1, last  # one token stays, for the space behind it
         return new
 
     def rest(self) -> str:
@@ -139,4 +144,4 @@ class _Text:
 
 
 _WINDOW = 64
-"""Tokens that are decoded again for each new one, at most."""
+"""Tokens that are decoded again for each new one; more only where characters are spread over tokens."""

@@ -1,7 +1,8 @@
 """What an artifact of a language model says about itself, and the inputs of one step of it.
 
 A step takes new tokens and a cache, and gives logits and the longer cache: `input_ids [1, S]`, `past_length [1]`,
-`logits_at [L]` (at which of the S positions logits are wanted), and `past_key_i`, `past_value_i` [1, G, C, D] for each layer.
+`logits_at [L]` (at which of the S positions logits are wanted), and `past_key_i`, `past_value_i` [1, G, C, D] for each
+layer.
 """
 
 from __future__ import annotations

@@ -20,11 +20,18 @@ from .language import LanguageRecord
 from .sampling import Sampling
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
     from .generate import Decoder, Piece
 
 
 class Runner(Protocol):
     """What a backend opens on an artifact folder. `run` may be called from several threads at once."""
+
+    device: str
+    """What it runs on."""
+    wanted: str
+    """What the artifact was compiled for, as far as the runtime could know it."""
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The outputs by name."""
@@ -90,6 +97,13 @@ class Artifact:
             )
         return self.manifest.language
 
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that travels in the artifact; `BadInput` where it is no language model, or the file is damaged."""
+        from .generate import load_tokenizer
+
+        _ = self.language
+        return load_tokenizer(self.folder)
+
     def decoder(self, capacity: int) -> Decoder:
         """Prefill and decode over a new cache of `capacity` positions; weights are shared with other decoders."""
         record = self.language
@@ -123,10 +137,10 @@ class Artifact:
 
     def pieces(self, prompt: str, max_new_tokens: int, sampling: Sampling, seed: int) -> Iterator[Piece]:
         """`generate` with tokens: each new one, and the text that has become whole with it."""
-        from .generate import capacity_for, encode, generate, load_tokenizer
+        from .generate import capacity_for, encode, generate
 
         record = self.language
-        tokenizer = load_tokenizer(self.folder)
+        tokenizer = self.tokenizer()
         ids = encode(tokenizer, prompt)
         decoder = self.decoder(capacity_for(record, len(ids), max_new_tokens))
         return generate(decoder, tokenizer, ids, max_new_tokens, stop=record.eos, sampling=sampling, seed=seed)
@@ -160,10 +174,10 @@ def _open(folder: Path, manifest: Manifest, threads: int) -> Runner:
     return open_runner(manifest.backend, folder, threads)
 
 
-def open_runner(backend: str, folder: Path, threads: int) -> Runner:
-    """What runs the files that a backend wrote into `folder`."""
+def open_runner(backend: str, folder: Path, threads: int, *, frugal: bool = False) -> Runner:
+    """What runs the files that a backend wrote into `folder`; `frugal` takes less memory rather than less time."""
     module = importlib.import_module(f"qcc.backends.{backend}.run")
-    return cast("Runner", module.open_folder(folder, threads))
+    return cast("Runner", module.open_folder(folder, threads, frugal=frugal))
 
 
 def _bind(

@@ -35,9 +35,10 @@ class Sampling:
         """A token for `logits` [V]; equal logits go to the lowest token."""
         if self.temperature == 0:
             return int(np.argmax(logits))
-        scores = logits.astype(np.float64) / self.temperature
-        order = np.argsort(-scores, kind="stable")[: self.top_k or None]
-        chances = np.exp(scores[order] - scores[order[0]])
+        order = np.argsort(-logits, kind="stable")[: self.top_k or None]
+        below = logits[order].astype(np.float64) - float(logits[order[0]])
+        with np.errstate(over="ignore"):  # a tiny temperature leaves the likeliest only
+            chances = np.exp(below / self.temperature)
         chances /= chances.sum()
         if self.top_p < 1:
             enough = int(np.searchsorted(np.cumsum(chances), self.top_p)) + 1

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
+
+import numpy as np
 
 from qcc.ir.errors import BadInput, NotSupported
 from qcc.ir.kernel_task import Assignment, Picker
 from qcc.ir.program import Program
 from qcc.ir.target import Target
+
+Samples = Sequence[Mapping[str, np.ndarray]]
+"""Inputs by name, a mapping for each run."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +40,21 @@ class Backend(Protocol):
     DEVICES: tuple[str, ...]
     """The devices of targets that it compiles for."""
 
+    def obstacle(self, scheme: str, target: Target) -> str:
+        """Why it cannot compile a scheme for a target; empty where it can."""
+        ...
+
     def resolve(self, program: Program, target: Target, pick: Picker) -> list[Assignment]:
         """Choose a kernel for every operation and resolve layouts in the IR."""
         ...
 
-    def build(self, program: Program, target: Target, folder: Path, weights: str, pick: Picker) -> Built:
-        """Pack and write everything that `run.py` of the same backend opens; `program` is left packed."""
+    def build(
+        self, program: Program, target: Target, folder: Path, weights: str, pick: Picker, samples: Samples
+    ) -> Built:
+        """Pack and write everything that `run.py` of the same backend opens; `program` is left packed.
+
+        On `samples` a backend may look at the values of the network. It may change the types of inputs and outputs.
+        """
         ...
 
 
@@ -65,3 +79,13 @@ def choose(target: Target, requested: str) -> str:
         return requested
     hint = f"use --backend {' or '.join(fitting)}" if fitting else "`qcc list targets` shows the others"
     raise NotSupported(f"no backend compiles for target {target.name!r} as asked: --backend {requested}", hint=hint)
+
+
+def check(target: Target, requested: str, scheme: str) -> None:
+    """`NotSupported` where no backend compiles for the target, or the one that does cannot hold the scheme."""
+    name = choose(target, requested)
+    reason = load(name).obstacle(scheme, target)
+    if reason:
+        raise NotSupported(
+            f"target {target.name} does not take scheme {scheme}: {reason}", hint=f"its own scheme is {target.scheme}"
+        )

@@ -1,4 +1,4 @@
-"""qcc, the compiler for quantized models: `compile`, `load`, `verify`, `bench`, `report`, and the errors they raise."""
+"""qcc, the compiler for quantized models: `compile`, `load`, `verify`, `evaluate` ..., and the errors they raise."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from qcc.api import Artifact, bench, compile, load, plan, report, verify
+    from qcc.api import Artifact, bench, compile, evaluate, load, plan, report, verify
     from qcc.ir.errors import BadInput, CheckFailed, MissingExtra, NotSupported, QccError
 
 __version__ = "0.1.0"
 
 _PLACES = {
-    **dict.fromkeys(("bench", "compile", "plan", "report", "verify"), "qcc.api"),
+    **dict.fromkeys(("bench", "compile", "evaluate", "plan", "report", "verify"), "qcc.api"),
     **dict.fromkeys(("Artifact", "load"), "qcc.backends.runtime"),  # what runs an artifact loads no compiler
     **dict.fromkeys(("BadInput", "CheckFailed", "MissingExtra", "NotSupported", "QccError"), "qcc.ir.errors"),
 }
@@ -28,6 +28,7 @@ __all__ = [
     "__version__",
     "bench",
     "compile",
+    "evaluate",
     "load",
     "plan",
     "report",

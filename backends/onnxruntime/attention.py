@@ -1,7 +1,9 @@
 """`q.attention` as ONNX Runtime's `GroupQueryAttention`, which appends to the cache in place where both share a buffer.
 
-Where a caller binds the same memory as past and present, the kernel writes the new entries behind the first
-`total - S` and copies nothing; else it copies the cache into the new one.
+Where a caller binds the same memory as past and present, the kernel writes the new entries behind the first `total - S`
+and copies nothing; else it copies the cache into the new one. It takes heads of a multiple of 8 values. When it runs,
+it refuses several rows with several new positions each behind a cache that holds some, and a cache that has free
+positions but not enough.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from qcc.ir.program import Program
 from qcc.ir.rewrite import builder
 
 _ELEMENTS = (builtin.f32, builtin.f16)
+_LANES = 8
 
 
 def lower_attention(program: Program) -> None:
@@ -28,6 +31,12 @@ def lower_attention(program: Program) -> None:
     for op in [op for op in program.module.walk() if isinstance(op, Attention)]:
         if types.element_type(op.operands[0].type) not in _ELEMENTS:
             raise NotSupported(f"{op.where()}: ONNX Runtime's attention takes float32 or float16")
+        size = op.head_size
+        if size is not None and size % _LANES:
+            raise NotSupported(
+                f"{op.where()}: heads of {size} values; ONNX Runtime's attention takes multiples of {_LANES}",
+                hint="another size of head, or another backend",
+            )
         _lower(op, builder(op, program), ends)
 
 

@@ -26,7 +26,7 @@ class Decoder:
         self._binding = runner.binding()
         shape = (1, record.kv_heads, capacity, record.head_size)
         for past, present in record.cache_names():
-            cache = OrtValue.ortvalue_from_numpy(np.zeros(shape, record.cache_dtype))
+            cache = OrtValue.ortvalue_from_numpy(np.zeros(shape, record.cache_dtype), runner.device, 0)
             self._binding.bind_ortvalue_input(past, cache)
             self._binding.bind_ortvalue_output(present, cache)
         self._vocabulary = record.vocabulary
@@ -36,23 +36,26 @@ class Decoder:
     def step(self, ids: Sequence[int], *, keep: Sequence[int] | None = None) -> np.ndarray:
         """Append tokens; logits float32 [len(keep), V] at the positions of `ids` named by `keep` (default: the last).
 
-        The next step of one token overwrites the array. `ValueError` where the cache is full.
+        The next step of one token overwrites the array. `ValueError` where the cache is full, or `ids` is empty.
         """
+        if not ids:
+            raise ValueError("a step takes at least one token")
         keep = [len(ids) - 1] if keep is None else keep
         if self.length + len(ids) > self.capacity:
             raise ValueError(f"{self.length} + {len(ids)} positions do not fit a cache of {self.capacity}")
         step = self._single if (len(ids), len(keep)) == (1, 1) else _Step(len(ids), len(keep), self._vocabulary)
         step.fill(ids, self.length, keep)
-        if step is not self._bound:
+        if step is not self._bound or self._runner.device != "cpu":  # elsewhere, binding copies the inputs
             step.bind(self._binding)
             self._bound = step
         self._runner.run_bound(self._binding)
+        self._runner.check_finite("logits", step.logits)
         self.length += len(ids)
         return step.logits[0]
 
     def rewind(self, length: int) -> None:
         """Forget the positions from `length` on."""
-        self.length = min(self.length, length)
+        self.length = min(self.length, max(length, 0))
 
 
 class _Step:

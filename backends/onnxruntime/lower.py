@@ -26,6 +26,8 @@ class Lowered:
 
     program: Program
     results: dict[str, SSAValue]
+    fuses: bool
+    """Whether it has QuantizeLinear nodes, with which ONNX Runtime fuses others."""
 
 
 def lower(program: Program) -> Lowered:
@@ -51,7 +53,7 @@ def lower(program: Program) -> Lowered:
     if leftover:
         raise NotSupported(f"ONNX Runtime has no form for {leftover[0]}")
     integer_hard_swish(lowering.program)
-    return Lowered(lowering.program, results)
+    return Lowered(lowering.program, results, lowering.fuses)
 
 
 def _replace(op: Operation, value: SSAValue) -> None:
@@ -68,6 +70,8 @@ class Lowering:
         self.program = program
         self._codes: dict[SSAValue, SSAValue] = {}
         self._decoded: dict[SSAValue, SSAValue] = {}
+        self.fuses = any(isinstance(op, Quantize) and op.slot(1) is not None for op in program.module.walk())
+        """Whether activations have calibrated scales: QuantizeLinear nodes, with which ONNX Runtime fuses others."""
 
     def build(self, op: Operation) -> Builder:
         """A builder that inserts before `op`."""
@@ -126,7 +130,7 @@ class Lowering:
         self, op: Operation, codes: SSAValue, scale: SSAValue, zero: SSAValue | None, *, axis: int
     ) -> SSAValue:
         """One DequantizeLinear with a scale for each index of `axis`."""
-        type_ = types.tensor_type(builtin.f32, types.dims_of(codes.type))
+        type_ = types.tensor_type(types.element_type(scale.type), types.dims_of(codes.type))
         return self.build(op).op("onnx.DequantizeLinear", [codes, scale, zero], type_, {"axis": axis})
 
     def add_bias(self, op: QuantizedOp, product: SSAValue) -> SSAValue:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from xdsl.dialects.builtin import StringAttr
 from xdsl.rewriter import InsertPoint, Rewriter
 
@@ -14,7 +16,8 @@ from qcc.ir.target import Target
 from qcc.ir.types import QuantizedType
 
 from . import kernels
-from .speed import measured
+from .speed import Speed, measured
+from .traffic import stated
 from .widen import widen
 
 
@@ -42,13 +45,29 @@ def task_of(op: QuantizedOp, target: Target) -> KernelTask:
 
 def choose(program: Program, target: Target, pick: Picker = cheapest) -> list[Assignment]:
     """Pick a choice for every task and resolve its layouts in the IR; packing itself is a pass."""
-    speed = measured(target.machine)
+    speed = measured(target.machine) if target.gpu is None else stated(target.gpu)
     widen(program)
-    assignments = assign(kernel_tasks(program, target), lambda task: kernels.offers(task, speed), pick)
+    tasks = kernel_tasks(program, target)
+    assignments = _one_copy(assign(tasks, lambda task: kernels.offers(task, speed), pick), speed)
     resolved: dict[_Place, Weight] = {}
     for assignment in assignments:
         _resolve(assignment.op, assignment.choice, program, resolved)
     return assignments
+
+
+def _one_copy(assignments: Sequence[Assignment], speed: Speed) -> list[Assignment]:
+    """A table that is an output head too takes the bytes that the head reads, where some kernel can read them."""
+    heads = {a.op.operands[1]: a.choice for a in assignments if isinstance(a.op, Linear)}
+    made: list[Assignment] = []
+    for each in assignments:
+        head = heads.get(each.op.operands[1]) if isinstance(each.op, Embedding) else None
+        if head is not None and not each.choice.layout.agrees_with(head.layout, each.task.weight):
+            offered = [
+                c for c in kernels.offers(each.task, speed) if c.layout.agrees_with(head.layout, each.task.weight)
+            ]
+            each = Assignment(each.op, each.task, cheapest(each.task, offered)) if offered else each
+        made.append(each)
+    return made
 
 
 _Place = tuple[Weight, Layout, Layout | None]
@@ -64,7 +83,14 @@ def _resolve(op: QuantizedOp, choice: Choice, program: Program, resolved: dict[_
     op.properties["kernel"] = StringAttr(" ".join([choice.kernel, *(f"{k}={v}" for k, v in choice.parameters)]))
     if value.type == laid_out:
         return
-    place = (weight, choice.layout, choice.zero_layout)
+    alike = [
+        other
+        for other in resolved
+        if other[0] is weight
+        and other[2] == choice.zero_layout
+        and other[1].agrees_with(choice.layout, op.weight_type().shape)
+    ]
+    place = alike[0] if alike else (weight, choice.layout, choice.zero_layout)
     if place not in resolved:
         is_first = not any(other is weight for other, _, _ in resolved)
         new = Weight(weight.weight if is_first else _copied(weight, choice, program), laid_out, choice.zero_layout)

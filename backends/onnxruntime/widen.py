@@ -1,4 +1,4 @@
-"""Integer codes of 3, 5, 6 and 7 bits as codes of the next width that ONNX Runtime reads: the same numbers, more bytes."""
+"""Integer codes of 3, 5, 6 and 7 bits in the next width that ONNX Runtime reads: the same numbers, more bytes."""
 
 from __future__ import annotations
 

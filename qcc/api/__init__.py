@@ -1,4 +1,4 @@
-"""The public functions: `compile`, `plan`, `load`, `verify`, `bench`, `report`.
+"""The public functions: `compile`, `plan`, `load`, `verify`, `bench`, `evaluate`, `report`.
 
 Flags of the command line are the same words.
 """
@@ -9,10 +9,22 @@ from qcc.backends.runtime import Artifact, load
 
 from .bench import BenchReport, bench
 from .compile import compile, plan
-from .report import Plan
+from .evaluate import EvalReport, evaluate
+from .page import report
+from .progress import Plan
 from .verify import VerifyReport, verify
 
-# isort: split
-from .page import report  # after the module `report`: the name is the function's
-
-__all__ = ["Artifact", "BenchReport", "Plan", "VerifyReport", "bench", "compile", "load", "plan", "report", "verify"]
+__all__ = [
+    "Artifact",
+    "BenchReport",
+    "EvalReport",
+    "Plan",
+    "VerifyReport",
+    "bench",
+    "compile",
+    "evaluate",
+    "load",
+    "plan",
+    "report",
+    "verify",
+]

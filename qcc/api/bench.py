@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,9 @@ from qcc.backends.runtime import Artifact, load
 from qcc.backends.samples import StoredSamples
 from qcc.ir.errors import BadInput
 
-BASELINES = ("onnxruntime",)
+from .bench_language import Rate, Rates, bench_language
+
+BASELINES = ("onnxruntime", "llama.cpp")
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,13 @@ class BenchReport:
     """The artifact's latency and that of each baseline, on the same inputs and threads."""
 
     latency_ms: Latency
+    """Of a language model: of one decoding step."""
     baselines: dict[str, Latency]
     rounds: int
     threads: int
     machine: str
+    rates: dict[str, Rates] = field(default_factory=dict[str, Rates])
+    """Tokens a second of a language model, by side: `artifact` and the baselines."""
 
 
 def bench(
@@ -47,20 +52,35 @@ def bench(
     threads: int = 1,
     rounds: int = 30,
     inputs: Mapping[str, np.ndarray] | None = None,
+    prompt_tokens: int = 128,
+    new_tokens: int = 32,
 ) -> BenchReport:
     """Time an artifact. `against=("onnxruntime",)` also times the float ONNX file `model`, in turn with it.
 
-    Inputs are the first stored sample unless given. Both sides are warmed up; each round times every side once.
+    Inputs are the first stored sample unless given. Both sides are warmed up; each round times every side once. A
+    language model is timed in prefill and decode, and `against=("llama.cpp",)` times the GGUF file `model` beside it.
     """
     unknown = [name for name in against if name not in BASELINES]
     if unknown:
         raise BadInput(f"no baseline is called {unknown[0]!r}", hint=f"known baselines: {', '.join(BASELINES)}")
     if against and model is None:
-        raise BadInput("a baseline needs the float model", hint="pass --model MODEL.onnx")
+        raise BadInput("a baseline needs a model", hint="pass --model MODEL.onnx, or --model MODEL.gguf for llama.cpp")
     if rounds < 1 or threads < 0:
         raise BadInput("rounds must be at least 1 and threads not negative")
     folder = artifact.folder if isinstance(artifact, Artifact) else Path(artifact)
     ours = load(folder, threads=threads)
+    if (ours.manifest.language is not None) != ("llama.cpp" in against) and against:
+        raise BadInput(
+            f"{against[0]} is no baseline for this artifact",
+            hint="llama.cpp for language models, onnxruntime for others",
+        )
+    if ours.manifest.language is not None and inputs is None:
+        path = Path(model) if model is not None and against else None
+        rates = bench_language(
+            ours, path, threads=threads, rounds=rounds, prompt_tokens=prompt_tokens, new_tokens=new_tokens
+        )
+        steps = {name: _step_time(rate.decode_tokens_per_s) for name, rate in rates.items()}
+        return BenchReport(steps.pop("artifact"), steps, rounds, threads, ours.manifest.machine, rates)
     feeds = dict(inputs) if inputs is not None else _stored(ours)
     run = ours.runner.run  # what `ours(...)` calls after checking its arguments; the baseline is called in the same way
     sides: dict[str, Callable[[], object]] = {"artifact": lambda: run(feeds)}
@@ -73,6 +93,10 @@ def bench(
     times = interleave(sides, rounds)
     latencies = {name: summarize(values) for name, values in times.items()}
     return BenchReport(latencies.pop("artifact"), latencies, rounds, threads, ours.manifest.machine)
+
+
+def _step_time(rate: Rate) -> Latency:
+    return Latency(1e3 / rate.median, 1e3 / rate.p90, 1e3 / rate.p10)
 
 
 def interleave(sides: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 3) -> dict[str, list[float]]:

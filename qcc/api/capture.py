@@ -15,7 +15,7 @@ from onnx import ModelProto
 from qcc.frontend import onnx_file
 from qcc.frontend.samples import InputSpec, Sample
 from qcc.ir import types
-from qcc.ir.errors import BadInput
+from qcc.ir.errors import BadInput, NotSupported
 from qcc.ir.program import Program
 
 from .language import Language
@@ -47,8 +47,8 @@ def capture(model: object, inputs: Any, options: Options, folder: Path) -> Captu
         return _from_torch(model, inputs, options, folder, name)
     raise BadInput(
         f"{type(model).__name__} is no model that qcc reads",
-        hint="give the path of an .onnx, .pt2 or .gguf file or of a Hugging Face folder, an onnx.ModelProto, an ExportedProgram, "
-        "or an nn.Module with example inputs",
+        hint="give the path of an .onnx, .pt2 or .gguf file or of a Hugging Face folder, an onnx.ModelProto, "
+        "an ExportedProgram, or an nn.Module with example inputs",
     )
 
 

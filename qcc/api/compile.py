@@ -32,7 +32,7 @@ from .capture import capture, input_specs, is_path, refuse_collections
 from .data import load_data
 from .options import Options
 from .package import package
-from .report import PassCheck, Plan, Progress, Silent
+from .progress import PassCheck, Plan, Progress, Silent
 from .state import State
 
 
@@ -42,7 +42,7 @@ def compile(
     *,
     target: str = "cpu",
     backend: str = "auto",
-    scheme: str = "W4A16",
+    scheme: str | None = None,
     group_size: int = 0,
     algorithm: str = "rtn",
     observer: str = "mse",
@@ -65,10 +65,11 @@ def compile(
     """Compile a network to an artifact.
 
     `model` is the path of an `.onnx` or `.pt2` file, an `onnx.ModelProto`, an `ExportedProgram`, or an `nn.Module` with
-    example `inputs` (a tensor, a tuple, or a dict by name). `calibration` is the path of an `.npz` file or of a folder
-    of `.npz` files or images, samples as dicts of arrays, or "random" (only to try speed). `ignore` and `include` are
-    names or `re:...` patterns of nodes or weights. `min_sqnr` (dB) and `max_error` gate the result on its samples. With
-    `output` the artifact is written there, else it lives in a temporary folder until `save`.
+    example `inputs` (a tensor, a tuple, or a dict by name). `scheme` is the target's own by default: W4A16 on a CPU,
+    XINT8 on an FPGA. `calibration` is the path of an `.npz` file or of a folder of `.npz` files or images, samples as
+    dicts of arrays, or "random" (only to try speed). `ignore` and `include` are names or `re:...` patterns of nodes or
+    weights. `min_sqnr` (dB) and `max_error` gate the result on its samples. With `output` the artifact is written
+    there, else it lives in a temporary folder until `save`.
 
     Raises `BadInput`, `NotSupported`, `MissingExtra`, or `CheckFailed` where a gate does not hold; nothing is written
     then.
@@ -153,11 +154,11 @@ def _quantize(model: object, inputs: Any, options: Options, calibration: Any, wo
     quantizing = {p.name for p in pipeline.quantize(pipeline.QuantizeOptions(options.scheme))}
     progress.stage("simplify")
     pipeline.run(pipeline.simplify(), state.program, ctx, after=check)
-    state.simplified = state.program.clone()
     if scheme.activation and data.calibration:
         progress.stage("smooth activations")
         program.peaks = channel_peaks(program, data.calibration, progress=progress.step)
         pipeline.run(pipeline.smooth(options.scheme, options.ignore), program, ctx, after=check)
+    state.simplified = state.program.clone()
     if algorithms.needs_hessian(options.algorithm):
         progress.stage("take second moments")
         program.hessians = hessians(program, data.calibration, progress=progress.step)

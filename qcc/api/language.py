@@ -1,8 +1,7 @@
-"""Language models in `compile`: capture, calibration from text, samples to verify with, and their page in the manifest."""
+"""Language models in `compile`: capture, calibration from text, samples to verify with, their page in the manifest."""
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,8 @@ from qcc.ir.errors import BadInput
 from qcc.ir.execute import run
 from qcc.ir.program import Program
 from qcc.ir.rewrite import producer
+
+from . import capture_worker
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -77,21 +78,13 @@ class Language:
 
 def capture_language(path: Path, folder: Path) -> tuple[Program, Language]:
     """The step of the decoder in a Hugging Face folder or GGUF file; `folder` takes what torch writes."""
-    from qcc.frontend import causal_lm
-    from qcc.frontend.gguf_file import open_gguf
-    from qcc.frontend.huggingface import open_folder
-
-    model = open_folder(path) if path.is_dir() else open_gguf(path)
-    captured = causal_lm.capture(model.module, model.config, folder)
-    spec, tokenizer, stored, decoded = model.spec, model.tokenizer, model.stored, model.decoded
-    del model
-    gc.collect()  # torch's copy of the weights is not needed any more, and large
-    program = onnx_file.read(captured)
-    program.stored = stored
+    captured = capture_worker.capture(path, folder)
+    program = onnx_file.read(folder / capture_worker.MODEL)
+    program.stored = captured.stored
     _name_layers(program)
-    for name, reason in decoded.items():
+    for name, reason in captured.decoded.items():
         program.decide(name.removesuffix(".weight"), "decoded", reason)
-    return program, Language(spec, tokenizer)
+    return program, Language(captured.spec, captured.tokenizer)
 
 
 def _name_layers(program: Program) -> None:
@@ -120,24 +113,22 @@ def _weight_of(op: OnnxOp) -> str | None:
 
 def text_samples(path: Path, language: Language, limit: int) -> Samples:
     """Windows of a text as calibration samples; `BadInput` where it is no UTF-8 text or has too few tokens."""
-    ids = tokens_of(path, language.load_tokenizer())
+    ids = list(language.load_tokenizer().encode(read_text(path)).ids)
+    if len(ids) < 2:
+        raise BadInput(f"{path}: {len(ids)} tokens are too few", hint="give a longer text")
     length = min(WINDOW, language.spec.context)
     windows = [ids[at : at + length] for at in range(0, len(ids) - length + 1, length)] or [ids]
     return [language.record.step(w, keep=[len(w) - 1]) for w in windows[:limit]]
 
 
-def tokens_of(path: Path, tokenizer: Tokenizer) -> list[int]:
-    """The tokens of a text file."""
+def read_text(path: Path) -> str:
+    """A text file; `BadInput` where it is none."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise BadInput(f"{path}: not UTF-8 text at byte {error.start}", hint="give a text file in UTF-8") from error
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror or error}", hint="give the path of a text file") from error
-    ids = list(tokenizer.encode(text).ids)
-    if len(ids) < 2:
-        raise BadInput(f"{path}: {len(ids)} tokens are too few", hint="give a longer text")
-    return ids
 
 
 def random_windows(language: Language, seed: int, count: int) -> Samples:
@@ -166,3 +157,16 @@ def decode_sample(program: Program, language: Language, prefill: Mapping[str, np
     outputs = run(program, prefill)
     token = int(np.argmax(outputs["logits"][0, -1]))
     return language.record.step([token], keep=[0], past=outputs)
+
+
+def step_samples(program: Program, language: Language, count: int, seed: int) -> Samples:
+    """Steps over other places of the default text: prefills, each followed by a decoding step behind it."""
+    if count < 1:
+        raise BadInput(f"the count is {count}", hint="ask for at least one sample")
+    ids = language.load_tokenizer().encode(default_text()).ids
+    places = np.random.default_rng(seed).integers(0, max(1, len(ids) - _VERIFY_TOKENS), -(-count // 2))
+    samples: Samples = []
+    for at in places:
+        first = first_sample(ids[int(at) :], language)
+        samples += [first, decode_sample(program, language, first)]
+    return samples[:count]

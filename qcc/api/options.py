@@ -19,7 +19,8 @@ class Options:
 
     target: str = "cpu"
     backend: str = "auto"
-    scheme: str = "W4A16"
+    scheme: str = ""
+    """Empty: the target's own, filled in when the options are made."""
     group_size: int = 0
     algorithm: str = "rtn"
     observer: str = "mse"
@@ -35,13 +36,17 @@ class Options:
     max_error: float | None = None
     verify_passes: bool = False
 
+    def __post_init__(self) -> None:
+        if not self.scheme:
+            object.__setattr__(self, "scheme", targets.load(self.target).scheme)
+
     def check(self) -> None:
         """Raise `BadInput` for names that do not exist and values that cannot be."""
         targets.load(self.target)
         scheme = schemes.load(self.scheme)
         algorithms.load(self.algorithm)
         observers.load(self.observer)
-        select.choose(targets.load(self.target), self.backend)
+        select.check(targets.load(self.target), self.backend, scheme.name)
         if self.group_size and (self.group_size < 16 or self.group_size & (self.group_size - 1)):
             raise BadInput(
                 f"group size {self.group_size} is not a power of two of at least 16", hint="use 32, 64 or 128"
@@ -52,10 +57,10 @@ class Options:
                 hint="leave out --group-size",
             )
         if scheme.needs_calibration and not self.calibration:
+            other = "" if scheme.is_fixed_point else "W8A8_DYNAMIC needs none; "
             raise BadInput(
                 f"scheme {scheme.name} needs calibration data for the scales of its activations",
-                hint="pass --calibration FILE.npz or FOLDER; W8A8_DYNAMIC needs none; "
-                "--calibration random only to try speed",
+                hint=f"pass --calibration FILE.npz or FOLDER; {other}--calibration random only to try speed",
             )
         if algorithms.needs_hessian(self.algorithm) and not self.calibration:
             raise BadInput(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from qcc.backends.artifact import (
     PortRecord,
     write_manifest,
 )
+from qcc.backends.language import LanguageRecord
 from qcc.backends.runtime import open_runner
 from qcc.backends.samples import StoredSamples, spot_values
 from qcc.backends.select import Built, choose, load
@@ -40,6 +41,8 @@ from qcc.passes import schemes
 from .options import Options
 from .state import State, weight_bytes
 
+_LARGE = 1 << 28
+"""Bytes of float weights from which the check of an artifact takes less memory rather than less time."""
 _TOOLS = ("qcc", "numpy", "onnx", "onnxruntime", "xdsl")
 
 
@@ -47,16 +50,18 @@ def package(state: State, options: Options, folder: Path, name: str, pick: Picke
     """Write everything into `folder` and give the manifest."""
     program, target = state.program, targets.load(options.target)
     backend = choose(target, options.backend)
-    built = load(backend).build(program, target, folder, WEIGHTS, pick)
+    built = load(backend).build(program, target, folder, WEIGHTS, pick, state.data.verification)
+    samples = [_typed(sample, program) for sample in state.data.verification]
     (folder / MODULE).write_text(show(program.module))
     if state.language is not None:
         state.language.save(folder)
     spots = _spots(state, built.assignments)
     inputs, outputs = ([p.name for p in ports] for ports in (program.inputs(), program.results()))
-    StoredSamples(state.data.verification, state.references, spots).save(folder / SAMPLES, inputs, outputs)
-    runner = open_runner(backend, folder, 0)
-    found = compare(state.references, [runner.run(s) for s in state.data.verification])
+    StoredSamples(samples, state.references, spots).save(folder / SAMPLES, inputs, outputs)
     layers = [_layer(a, program, built) for a in built.assignments]
+    state.release_weights()
+    runner = open_runner(backend, folder, 0, frugal=state.float_bytes > _LARGE)
+    found = compare(state.references, [runner.run(s) for s in samples])
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         name=name,
@@ -75,14 +80,29 @@ def package(state: State, options: Options, folder: Path, name: str, pick: Picke
         decisions=[DecisionRecord(node=d.node, action=d.action, reason=d.reason) for d in program.decisions],
         error=ErrorRecord(sqnr_db=found.sqnr_db, max_abs_error=found.max_abs_error),
         samples=state.data.source,
-        samples_sha256=hash_samples(state.data.verification),
+        samples_sha256=hash_samples(samples),
         seed=options.seed,
         versions={**{tool: version(tool) for tool in _TOOLS}, "python": platform.python_version()},
-        ran_on=list(built.ran_on),
-        not_run=list(built.not_run),
-        language=None if state.language is None else state.language.record,
+        ran_on=[runner.device],
+        not_run=[device for device in built.not_run if device != runner.device],
+        language=_language(state),
     )
     return write_manifest(folder, manifest)
+
+
+def _typed(sample: Mapping[str, np.ndarray], program: Program) -> dict[str, np.ndarray]:
+    """A sample in the types that the backend has given the inputs: caches may have become float16."""
+    kinds = {p.name: types.element_of(types.element_type(p.type)).numpy for p in program.inputs()}
+    return {name: array.astype(kinds[name], copy=False) for name, array in sample.items()}
+
+
+def _language(state: State) -> LanguageRecord | None:
+    """The page of a language model, with the type that its cache has now."""
+    if state.language is None:
+        return None
+    record = state.language.record
+    kinds = {p.name: _port(p).dtype for p in state.program.inputs()}
+    return record.model_copy(update={"cache_dtype": kinds[record.cache_names()[0][0]]})
 
 
 def _layer(assignment: Assignment, program: Program, built: Built) -> LayerRecord:

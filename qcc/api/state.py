@@ -12,7 +12,7 @@ from qcc.ir.types import QuantizedType
 
 from .data import Data
 from .language import Language
-from .report import PassCheck
+from .progress import PassCheck
 
 
 @dataclass
@@ -27,6 +27,12 @@ class State:
     language: Language | None = None
     references: list[dict[str, np.ndarray]] = field(default_factory=list[dict[str, np.ndarray]])
     checks: list[PassCheck] = field(default_factory=list[PassCheck])
+
+    def release_weights(self) -> None:
+        """Forget the tensors: the last stage, which loads the artifact, needs their memory."""
+        for program in (self.program, self.simplified):
+            program.weights.keep(set())
+            program.stored = {}
 
     def quantized_bytes(self) -> int:
         """Bytes of all weights once each code takes its bits."""

@@ -24,6 +24,7 @@ from qcc.passes import pipeline
 
 from .capture import capture, input_specs
 from .data import index_bounds
+from .language import step_samples
 from .options import Options, check_gates
 
 
@@ -87,6 +88,8 @@ def verify(
     else:
         found = _against(loaded, against, samples, seed)
     failures = _failures(found, manifest.error.sqnr_db if against is None else None, min_sqnr, max_error)
+    device = loaded.runner.device
+    ran_on, not_run = (device,), tuple(d for d in (*ran_on, *not_run) if d != device)
     layers = _layer_errors(loaded, stored)
     worst = tuple(sorted((e for e in layers if e is not None), key=lambda e: e.sqnr_db)[:5])
     return VerifyReport(
@@ -123,7 +126,8 @@ def _against(artifact: Artifact, model: object, count: int, seed: int) -> Differ
     shapes: Any = recorded.get("input_shapes") or {}
     options = Options(scheme="float", input_shapes=shapes)
     with tempfile.TemporaryDirectory(prefix="qcc-") as work:
-        program = capture(model, None, options, Path(work)).program
+        captured = capture(model, None, options, Path(work))
+        program = captured.program
         pipeline.run(pipeline.legalize(), program, ProgramContext(program=program))
         theirs = {p.name for p in program.inputs()}
         ours = {p.name for p in artifact.inputs}
@@ -132,7 +136,10 @@ def _against(artifact: Artifact, model: object, count: int, seed: int) -> Differ
                 f"the model takes {sorted(theirs)}, the artifact {sorted(ours)}",
                 hint="give the model that was compiled",
             )
-        feeds = random_samples(input_specs(program), count=count, seed=seed, bounds=index_bounds(program))
+        if captured.language is not None:
+            feeds = step_samples(program, captured.language, count, seed)
+        else:
+            feeds = random_samples(input_specs(program), count=count, seed=seed, bounds=index_bounds(program))
         return compare(run_all(program, feeds), [artifact(f) for f in feeds])
 
 

@@ -20,8 +20,11 @@ def command(
         Path | None, typer.Option("-o", "--output", help="The artifact folder. Default: ./<model>.qcc")
     ] = None,
     target: Annotated[str, typer.Option(help="What it will run on: `qcc list targets`.")] = "cpu",
-    backend: Annotated[str, typer.Option(help="auto or onnxruntime.")] = "auto",
-    scheme: Annotated[str, typer.Option(help="Formats of weights and activations: `qcc list schemes`.")] = "W4A16",
+    backend: Annotated[str, typer.Option(help="auto, onnxruntime or fpga.")] = "auto",
+    scheme: Annotated[
+        str | None,
+        typer.Option(help="Formats of weights and activations: `qcc list schemes`. Default: the target's."),
+    ] = None,
     group_size: Annotated[
         int, typer.Option(help="Weights that share a scale, in schemes with groups. 0: as the scheme says.")
     ] = 0,
@@ -111,7 +114,8 @@ def command(
     seconds = time.perf_counter() - begin
     manifest = artifact.manifest
     _show(screen, manifest, destination, seconds, explain)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    used = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    peak = max(used) * 1024  # of this process, and of the one that captures a large language model
     screen.result(
         {
             "artifact": str(destination),
@@ -152,6 +156,8 @@ def _show(screen: Screen, manifest: Manifest, destination: Path, seconds: float,
         f"  error      {error.sqnr_db:.1f} dB signal to noise, at most {error.max_abs_error:.4g} off  "
         f"({escape(manifest.samples)})"
     )
+    if manifest.not_run:
+        console.print(f"  checked    on {', '.join(manifest.ran_on)}, not on {', '.join(manifest.not_run)}")
     console.print(f"  took       {seconds:.1f} s")
     if explain:
         for decision in manifest.decisions:

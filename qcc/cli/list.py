@@ -57,7 +57,7 @@ def _rows(what: str) -> list[tuple[str, str]]:
             from qcc.ir import target
 
             loaded = [target.load(name) for name in target.names()]
-            return [(t.name, f"{t.summary}: {t.machine}, {t.cores} cores, {' '.join(t.isa)}") for t in loaded]
+            return [(t.name, ": ".join(filter(None, (t.summary, t.details)))) for t in loaded]
         case "schemes":
             from qcc.passes import schemes
 

@@ -38,6 +38,8 @@ def command(
         what = "against the float model on random inputs" if against else "on the stored samples"
         mark = "[green]ok[/green]  " if report.ok else ""
         console.print(f"{mark}{report.sqnr_db:.2f} dB, at most {report.max_abs_error:.4g} off, {what}")
+    if report.not_run:
+        console.print(f"[dim]ran on {', '.join(report.ran_on)}, not on {', '.join(report.not_run)}[/dim]")
     if report.worst:
         table = Table(box=None, header_style="dim", padding=(0, 2))
         table.add_column("worst layers")

@@ -44,7 +44,7 @@ def test_what_cannot_be_timed_is_refused(in_scheme: InScheme, digits: Path) -> N
     artifact = in_scheme("W8A8")
     for options, message in (
         ({"against": ("llama",)}, "no baseline is called 'llama'"),
-        ({"against": ("onnxruntime",)}, "needs the float model"),
+        ({"against": ("onnxruntime",)}, "a baseline needs a model"),
         ({"against": ("onnxruntime",), "model": "nowhere.onnx"}, "no such file"),
         ({"against": ("onnxruntime",), "model": digits / "test.npz"}, "does not load the model"),
         ({"rounds": 0}, "rounds"),

@@ -48,7 +48,8 @@ def labels(digits: Path) -> NDArray[np.int64]:
 
 
 def test_every_scheme_is_tried_here() -> None:
-    assert set(LEAST) == set(schemes.names())
+    for_cpus = {name for name in schemes.names() if not schemes.load(name).is_fixed_point}
+    assert set(LEAST) == for_cpus, "fixed point is for FPGAs: test_fpga.py"
 
 
 @pytest.mark.parametrize("scheme", LEAST)

@@ -13,7 +13,7 @@ from qcc.api.options import Options
 from qcc.cli import build
 
 GOLDEN = Path(__file__).with_name("signatures.txt")
-FUNCTIONS = ("compile", "plan", "load", "verify", "bench", "report")
+FUNCTIONS = ("compile", "plan", "load", "verify", "bench", "evaluate", "report")
 
 IN_PYTHON_ONLY = {"inputs", "progress", "pick"}
 ON_THE_COMMAND_LINE_ONLY = {"json", "quiet", "debug", "explain", "dry_run"}
@@ -62,6 +62,7 @@ def test_flags_of_verify_bench_and_report_are_their_keyword_arguments() -> None:
     assert flags("verify") - ON_THE_COMMAND_LINE_ONLY == keywords("verify") - {"seed"}
     assert flags("bench") - ON_THE_COMMAND_LINE_ONLY == keywords("bench") - {"inputs"}
     assert flags("report") - ON_THE_COMMAND_LINE_ONLY == keywords("report")
+    assert flags("eval") - ON_THE_COMMAND_LINE_ONLY == keywords("evaluate") - {"progress"} | {"text"}
 
 
 def test_every_command_takes_the_common_flags() -> None:

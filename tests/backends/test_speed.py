@@ -24,7 +24,7 @@ def timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[byte
 
     monkeypatch.setenv("QCC_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(speed, "_time", fake)
-    monkeypatch.setattr(speed, "_N", 64)
+    monkeypatch.setattr(speed, "_N", 128)
     monkeypatch.setattr(speed, "_K", 128)
     speed.measured.cache_clear()
     yield models

@@ -7,6 +7,7 @@ A kernel module offers `offers(task, speed) -> list[Choice]` (empty where it doe
 from __future__ import annotations
 
 import importlib
+import math
 import pkgutil
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -46,8 +47,8 @@ def load(name: str) -> Kernel:
 
 
 def offers(task: KernelTask, speed: Speed) -> list[Choice]:
-    """Every choice for a task, from all kernels; `NotSupported` where there is none."""
-    found = [choice for name in names() for choice in load(name).offers(task, speed)]
+    """Every choice for a task, from all kernels; `NotSupported` where there is none. Infinite costs are no choice."""
+    found = [c for name in names() for c in load(name).offers(task, speed) if c.cost < math.inf]
     if not found:
         raise NotSupported(
             f"ONNX Runtime has no kernel for {task.op} with {task.weight_format}",

@@ -25,7 +25,7 @@ def offers(task: KernelTask, speed: Speed) -> list[Choice]:
     for extent in task.weight:
         size *= extent
     table = task.op == "q.embedding"
-    cost = (10.0 if table else 1.0) * speed.float_matmul * size
+    cost = (10.0 if table else 1.0) * speed.decoded_matmul * size
     return [
         Choice(
             "expansion",
