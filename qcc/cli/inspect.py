@@ -11,10 +11,13 @@ from ._frame import DebugFlag, JsonFlag, QuietFlag, Screen, size
 
 if TYPE_CHECKING:
     from qcc.backends.artifact import Manifest
+    from qcc.ir.program import Program
 
 
 def command(
-    what: Annotated[Path, typer.Argument(metavar="MODEL|ARTIFACT", help="An .onnx file or an artifact folder.")],
+    what: Annotated[
+        Path, typer.Argument(metavar="MODEL|ARTIFACT", help="What `compile` takes, or an artifact folder.")
+    ],
     ir: Annotated[bool, typer.Option("--ir", help="Print the IR to stdout.")] = False,
     node: Annotated[str | None, typer.Option(help="Only this node: everything that is known about it.")] = None,
     json: JsonFlag = False,
@@ -24,7 +27,9 @@ def command(
     """Show the layers of a model or an artifact: formats, bytes, kernels and decisions."""
     del debug
     screen = Screen(as_json=json, quiet=quiet)
-    if what.is_dir():
+    from qcc.backends.artifact import MANIFEST
+
+    if what.is_dir() and ((what / MANIFEST).exists() or not (what / "config.json").exists()):
         _artifact(screen, what, ir, node)
     else:
         _model(screen, what, ir, node)
@@ -96,18 +101,27 @@ def _node(screen: Screen, manifest: Manifest, node: str) -> None:
 
 
 def _model(screen: Screen, path: Path, ir: bool, node: str | None) -> None:
+    import tempfile
+
+    from qcc.api.capture import capture
+    from qcc.api.options import Options
+
+    with tempfile.TemporaryDirectory(prefix="qcc-") as work:
+        program = capture(path, None, Options(scheme="float"), Path(work)).program
+        _show_model(screen, path, program, ir, node)
+
+
+def _show_model(screen: Screen, path: Path, program: Program, ir: bool, node: str | None) -> None:
     import collections
 
     from rich.markup import escape
     from rich.table import Table
 
-    from qcc.frontend import onnx_file
     from qcc.ir.dialects.onnx import OnnxOp
     from qcc.ir.errors import BadInput
     from qcc.ir.rewrite import array_of
     from qcc.ir.text import show
 
-    program = onnx_file.read(path)
     if ir:
         print(show(program.module), end="")
     operations = [op for op in program.module.walk() if isinstance(op, OnnxOp) and op.op_type != "Constant"]

@@ -172,3 +172,17 @@ def test_a_large_checkpoint_is_captured_in_a_process_of_its_own(
     assert (refused.code, refused.json["code"]) == (2, 2)
     assert "no tokenizer" in refused.json["error"]
     assert refused.json["hint"]
+
+
+def test_a_folder_is_inspected_as_a_model(qcc: Command) -> None:
+    done = qcc("inspect", MODEL, "--json")
+    assert done.code == 0
+    assert done.json["operators"]["GroupQueryAttention"] == 6
+    weights = {row["node"]: row["weights"] for row in done.json["nodes"]}
+    assert weights["model.layers.0.mlp.up_proj"] == [[192, 512]]
+
+
+def test_a_dry_run_writes_nothing(qcc: Command, tmp_path: Path) -> None:
+    done = qcc("compile", MODEL, "--scheme", "W4A16", "-o", tmp_path / "out.qcc", "--dry-run", "--json")
+    assert (done.code, len(done.json["quantized"])) == (0, 42)
+    assert not list(tmp_path.iterdir())

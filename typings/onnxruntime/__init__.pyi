@@ -8,6 +8,7 @@ import numpy as np
 __version__: str
 
 def get_available_providers() -> list[str]: ...
+def preload_dlls() -> None: ...
 
 class GraphOptimizationLevel:
     ORT_DISABLE_ALL: GraphOptimizationLevel

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from qcc.backends.runtime import Artifact
 
-from . import layers, pictures, record
+from . import layers, pictures, record, speaking
 from .facts import Facts, gather
 from .overview import overview
 from .place import require_place, write
@@ -23,6 +23,7 @@ SECTIONS: tuple[Writer, ...] = (
     pictures.size,
     pictures.error,
     pictures.speed,
+    speaking.language,
     layers.kinds,
     layers.layers,
     record.decisions,

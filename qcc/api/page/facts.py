@@ -75,7 +75,8 @@ def gather(
     require_unchanged(folder, manifest)
     _require_sizes(folder, manifest)
     verified = verify(folder)
-    against = () if model is None else ("onnxruntime",)
+    baseline = "onnxruntime" if manifest.language is None else "llama.cpp"
+    against = () if model is None else (baseline,)
     times = bench(folder, model=model, against=against, threads=threads, rounds=rounds) if measure else None
     return Facts(folder.name, manifest, verified, times, targets.load("cpu").machine)
 

@@ -6,7 +6,7 @@ from .facts import Facts
 from .markup import Html, element, join
 from .words import amount, count, decibels, milliseconds, ratio
 
-BASELINES = {"onnxruntime": "ONNX Runtime in float"}
+BASELINES = {"onnxruntime": "ONNX Runtime in float", "llama.cpp": "llama.cpp"}
 """Names of baselines for people."""
 
 

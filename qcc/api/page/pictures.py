@@ -99,6 +99,14 @@ def error(facts: Facts) -> Section:
     return Section("error", "Error", "Error by layer", join(parts))
 
 
+def _call(facts: Facts) -> str:
+    return "one call on the first stored sample" if facts.manifest.language is None else "one token behind a prompt"
+
+
+def _model(facts: Facts) -> str:
+    return "MODEL.onnx" if facts.manifest.language is None else "MODEL.gguf"
+
+
 def speed(facts: Facts) -> Section:
     """Latency beside the baselines, or how to measure it."""
     if facts.times is None:
@@ -108,8 +116,8 @@ def speed(facts: Facts) -> Section:
                 element("p", "Latency was not measured for this page."),
                 element("p", "To time one call on this machine:"),
                 element("pre", f"qcc report {name} --bench"),
-                element("p", "To time ONNX Runtime on the float model beside it, in turn:"),
-                element("pre", f"qcc report {name} --bench --model MODEL.onnx"),
+                element("p", "To time the model in another runtime beside it, in turn:"),
+                element("pre", f"qcc report {name} --bench --model {_model(facts)}"),
             )
         )
         return Section("speed", "Speed", "Speed", body)
@@ -134,8 +142,8 @@ def speed(facts: Facts) -> Section:
             bars(rows, label="Latency of one call"),
             note(
                 f"Median of {count(times.rounds, 'round')} on {threads} of {facts.machine}, with the 10th and 90th "
-                "percentile; one call on the first stored sample, the sides in turn."
-                + ("" if times.baselines else " No baseline was asked for: --model MODEL.onnx adds one.")
+                f"percentile; {_call(facts)}, the sides in turn."
+                + ("" if times.baselines else f" No baseline was asked for: --model {_model(facts)} adds one.")
             ),
         )
     )

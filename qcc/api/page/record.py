@@ -67,7 +67,7 @@ def places(facts: Facts) -> Section:
         ("backend", m.backend),
         ("checked for this page", f"on {facts.machine}"),
     ]
-    return Section("places", "Where it ran", "What ran where, and what did not", _pairs(rows), half=True)
+    return Section("places", "Where it ran", "What ran where, and what did not", pairs(rows), half=True)
 
 
 def interface(facts: Facts) -> Section:
@@ -89,7 +89,7 @@ def recipe(facts: Facts) -> Section:
     m = facts.manifest
     rows: list[tuple[str, Child]] = [(name.replace("_", " "), _value(value)) for name, value in m.options.items()]
     rows += [("seed", str(m.seed)), ("stored samples", m.samples), ("hash of the samples", code(m.samples_sha256))]
-    return Section("options", "Options", "Options", _pairs(rows), half=True)
+    return Section("options", "Options", "Options", pairs(rows), half=True)
 
 
 def _value(value: object) -> str:
@@ -113,7 +113,7 @@ def made_with(facts: Facts) -> Section:
     body = join(
         (
             element("h3", "Versions"),
-            _pairs(versions),
+            pairs(versions),
             element("h3", "Files"),
             note("SHA-256 of each, compared for this page: none has changed since the artifact was written."),
             element("div", table(("file", "SHA-256"), files, caption="Files", class_="hashes"), class_="scroll"),
@@ -122,6 +122,7 @@ def made_with(facts: Facts) -> Section:
     return Section("files", "Files", "Versions and files", body, half=True)
 
 
-def _pairs(rows: Sequence[tuple[str, Child]]) -> Html:
+def pairs(rows: Sequence[tuple[str, Child]]) -> Html:
+    """Names and what stands for each, as a list."""
     listed = [element("div", element("dt", name), element("dd", value)) for name, value in rows]
     return element("dl", *listed, class_="pairs")
