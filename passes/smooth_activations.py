@@ -49,7 +49,9 @@ class SmoothActivations(Pass):
 
     def _is_ignored(self, layer: OnnxOp, program: Program) -> bool:
         """Left float by the user, or codes of its file: scaled, it would be quantized a second time."""
-        return weight_name(layer.operands[1], "") in program.stored or bool(Selection(self.ignore).skip_reason(layer, layer.operands[1], 8, program))
+        return weight_name(layer.operands[1], "") in program.stored or bool(
+            Selection(self.ignore).skip_reason(layer, layer.operands[1], 8, program)
+        )
 
 
 def _layers(value: SSAValue, program: Program) -> list[OnnxOp]:
