@@ -98,7 +98,7 @@ class Artifact:
         return self.manifest.language
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that travels in the artifact; `BadInput` where it is no language model, or the file is damaged."""
+        """The tokenizer that travels in the artifact; `BadInput` for other networks and damaged files."""
         from .generate import load_tokenizer
 
         _ = self.language

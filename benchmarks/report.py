@@ -1,4 +1,4 @@
-"""Write docs/results.md, and the table in README.md, from what the other scripts left in benchmarks/results.
+"""Write docs/results.md, and tables in other pages, from what the other scripts left in benchmarks/results.
 
 python -m benchmarks.report
 """
@@ -47,6 +47,57 @@ def readme_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def language_table(result: dict[str, Any]) -> str:
+    """Language models, for their page. Any: the JSON of `benchmarks/language.py`."""
+    lines = [
+        "| model | scheme | size | perplexity (float) | KL | same token | prefill / decode, tokens a second "
+        "| llama.cpp | read limit | compile |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in result["rows"]:
+        ours = row["rates"]["artifact"]
+        share = row["token_bytes"] * ours["decode_tokens_per_s"]["median"] / result["read_bytes_per_s"]
+        lines.append(
+            f"| {row['model']} | {row['scheme']} | {row['bytes'] / 1e6:.1f} MB | {row['perplexity']:.2f} "
+            f"({row['float_perplexity']:.2f}) | {row['kl']:.4f} | {100 * row['top1']:.1f} % | {_phases(ours)} "
+            f"| {_beside(row)} | {100 * share:.0f} % | {row['compile_seconds']:.0f} s, "
+            f"{row['peak_rss_bytes'] / 1e9:.2f} GB |"
+        )
+    return "\n".join(lines)
+
+
+def _phases(side: dict[str, Any]) -> str:
+    return " / ".join(f"{side[f'{phase}_tokens_per_s']['median']:.1f}" for phase in ("prefill", "decode"))
+
+
+def _beside(row: dict[str, Any]) -> str:
+    """llama.cpp's rates, and ours over its in decoding."""
+    other = row["rates"].get("llama.cpp")
+    if other is None:
+        return ""
+    ratio = row["rates"]["artifact"]["decode_tokens_per_s"]["median"] / other["decode_tokens_per_s"]["median"]
+    return f"{_phases(other)} ({ratio:.2f}x)"
+
+
+def language_section(result: dict[str, Any]) -> str:
+    """What `docs/language-models.md` says of the figures."""
+    where = f"{result['machine']}, {result['threads']} thread, medians of {result['rounds']} interleaved rounds"
+    return f"""`python -m benchmarks.language`, {where}:
+a prompt of 128 tokens, then 32 tokens one by one. The tiny model is judged on its whole held-out text in windows of
+256; Gemma on Debian's `jargon-text`, 8 windows of 512 tokens from a quarter in, against the dequantized model.
+llama.cpp runs the same GGUF file (`xllamacpp`, its PyPI build); in brackets, our decoding over its. The limit is the
+bytes of weights that a token reads over {result["read_bytes_per_s"] / 1e9:.1f} GB/s, what one thread reads here.
+
+{language_table(result)}"""
+
+
+def between(path: Path, mark: str, text: str) -> None:
+    """Put `text` between `<!-- mark -->` and `<!-- /mark -->` of a page."""
+    before, _, rest = path.read_text().partition(f"<!-- {mark} -->")
+    _, _, after = rest.partition(f"<!-- /{mark} -->")
+    path.write_text(f"{before}<!-- {mark} -->\n\n{text}\n\n<!-- /{mark} -->{after}")
+
+
 def page(models: dict[str, Any], conformance: dict[str, Any], ir_speed: dict[str, Any]) -> str:
     """The whole of docs/results.md."""
     listed = "\n".join(f"- `{name}`: {reason}" for name, reason in conformance["failures"].items())
@@ -92,10 +143,9 @@ def main() -> None:
     """Read the results and write the pages."""
     found = [json.loads((RESULTS / f"{name}.json").read_text()) for name in ("models", "conformance", "ir_speed")]
     (ROOT / "docs" / "results.md").write_text(page(*found))
-    readme = ROOT / "README.md"
-    before, _, rest = readme.read_text().partition("<!-- results -->")
-    _, _, after = rest.partition("<!-- /results -->")
-    readme.write_text(f"{before}<!-- results -->\n\n{readme_table(found[0])}\n\n<!-- /results -->{after}")
+    between(ROOT / "README.md", "results", readme_table(found[0]))
+    language = json.loads((RESULTS / "language.json").read_text())
+    between(ROOT / "docs" / "language-models.md", "language results", language_section(language))
 
 
 if __name__ == "__main__":
