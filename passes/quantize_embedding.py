@@ -15,7 +15,7 @@ from qcc.ir.rewrite import Rewrite, array_of, rank_of, replace, weight_name
 from qcc.ir.types import QuantizedType
 
 from . import schemes
-from .quantize_linear import kept_weight, quantized_weight, stored_codes
+from .quantize_linear import kept_weight, quantized_weight
 from .selection import Selection, constant_weight
 
 
@@ -48,7 +48,7 @@ class QuantizeEmbedding(Rewrite):
         ignored, included = selection.ignores(op, table_value), selection.includes(op, table_value)
         table = array_of(op.operands[0], program)
         assert table is not None
-        stored = None if ignored else stored_codes(key, program)
+        stored = None if ignored else program.stored.get(key)
         if stored is not None and (not included or stored.format.bits <= scheme.bits) and stored.decodes_to(table):
             w = kept_weight(op, key, stored, program)
             done = f"table {list(table.shape)} kept as {stored.format}, the {stored.source} of its file"

@@ -40,18 +40,14 @@ class QuantizeLinear(Rewrite):
     def rewrite(self, op: Operation, program: Program) -> bool | str:
         """Guards: a float weight of rank 2, plain transposition, not left out."""
         assert isinstance(op, OnnxOp)
-        scheme, selection = schemes.load(self.scheme), Selection(self.ignore, self.include)
+        scheme = schemes.load(self.scheme)
         if not scheme.weight:
             return False
         source = _source(op)
-        reason = _obstacle(op, program) or selection.skip_reason(op, source, scheme.bits, program)
-        if not reason and shares_table(source) and not selection.includes(op, source):
-            reason = "output head that shares its table with the embedding (include it by name to quantize it)"
-        if not reason and scheme.is_fixed_point:
-            reason = obstacle(op, program)
         key = weight_name(source, op.node)
-        may_keep = not _obstacle(op, program) and not selection.ignores(op, source) and not scheme.is_fixed_point
-        stored = stored_codes(key, program) if may_keep else None
+        reason = _obstacle(op, program)
+        stored = None if reason or scheme.is_fixed_point or self._ignores(op, source) else program.stored.get(key)
+        reason = reason or self._skip_reason(op, source, scheme, program)
         if reason and stored is None:
             program.decide(op.node, "skipped", reason)
             return False
@@ -66,12 +62,23 @@ class QuantizeLinear(Rewrite):
             fmt = scheme.linear_format(self.group_size)
             hessian = program.hessians.get(key_of(op.operands[0])) if program.hessians else None
             w = quantized_weight(op, key, weight, fmt, self.algorithm, program, hessian)
-            done = f"weight [{weight.shape[0]}, {weight.shape[1]}] as {fmt}"
+            done = f"weight {list(weight.shape)} as {fmt}"
         linear = Linear([op.operands[0], w, bias], [op.results[0].type], node=op.node)
         Rewriter.insert_op(linear, InsertPoint.before(op))
         replace(op, linear.results[0])
         program.decide(op.node, "quantized", done)
         return True
+
+    def _ignores(self, op: OnnxOp, source: SSAValue) -> bool:
+        return bool(Selection(self.ignore, self.include).ignores(op, source))
+
+    def _skip_reason(self, op: OnnxOp, source: SSAValue, scheme: schemes.Scheme, program: Program) -> str:
+        """Why a layer that could be quantized is left alone; the codes that its file holds are kept all the same."""
+        selection = Selection(self.ignore, self.include)
+        reason = selection.skip_reason(op, source, scheme.bits, program)
+        if not reason and shares_table(source) and not selection.includes(op, source):
+            reason = "output head that shares its table with the embedding (include it by name to quantize it)"
+        return reason or (obstacle(op, program) if scheme.is_fixed_point else "")
 
 
 def _source(op: OnnxOp) -> SSAValue:
@@ -111,11 +118,6 @@ def _weight_and_bias(op: OnnxOp, program: Program) -> tuple[np.ndarray, SSAValue
         return weight, c
     build = builder(op, program)
     return weight, build.binary("Mul", c, build.constant(np.array(beta, np.float32)))
-
-
-def stored_codes(key: str, program: Program) -> StoredCodes | None:
-    """The codes that the model's file holds for a weight, if it was quantized there."""
-    return program.stored.get(key)
 
 
 def kept_weight(op: Operation, key: str, stored: StoredCodes, program: Program) -> SSAValue:
