@@ -123,7 +123,7 @@ def test_blocks_count_as_the_nearer_measured_one() -> None:
 
 def test_every_form_runs_on_the_installed_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "_ROUNDS", 1)
-    monkeypatch.setattr(speed, "_N", 64)
+    monkeypatch.setattr(speed, "_N", 128)
     monkeypatch.setattr(speed, "_K", 128)
     for name, form in speed._forms().items():  # pyright: ignore[reportPrivateUsage]
         cost = speed._time(form())  # pyright: ignore[reportPrivateUsage]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from qcc.ir.program import Program
 from qcc.ir.rewrite import ProgramContext
 from qcc.ir.target import load
 from qcc.ir.text import parse, show
+from qcc.ir.types import QuantizedType
 from qcc.passes.pack_weights import PackWeights
 from tests.ir.helpers import program
 from tests.ir.stored import Stored
@@ -201,7 +203,7 @@ def test_a_mapping_decides_the_tasks_it_knows() -> None:
     known = kernel_tasks(made, TARGET)[0][1]
     offered = {c.kernel: c for c in kernels.offers(known, EVEN)}
     pick = from_mapping({known: offered["expansion"]})
-    assert [a.choice.kernel for a in choose(made, TARGET, pick)] == ["expansion", "expansion", "expansion"]
+    assert [a.choice.kernel for a in choose(made, TARGET, pick)] == ["expansion", "expansion", "matmul_nbits"]
     slow = Choice("slow", offered["expansion"].layout, cost=2.0)
     fast = Choice("fast", offered["expansion"].layout, cost=1.0)
     assert pick(kernel_tasks(made, TARGET)[2][1], [slow, fast]) is fast
@@ -217,8 +219,18 @@ def test_the_cheapest_choice_is_the_default_and_the_first_where_equal() -> None:
 
 
 def test_format_without_a_kernel_is_not_supported() -> None:
+    task = replace(kernel_tasks(layer(), TARGET)[0][1], weight_format=Format.parse("i3, f32 per 32"))
     with pytest.raises(NotSupported, match=r"no kernel for q\.linear with i3, f32 per 32"):
-        choose(layer("i3"), TARGET)
+        kernels.offers(task, EVEN)
+
+
+def test_codes_of_odd_widths_take_the_next_one() -> None:
+    made = layer("i3")
+    choose(made, TARGET)
+    assert [str(op.result.type.format) for op in made.weight_ops() if isinstance(op.result.type, QuantizedType)] == [
+        "i4, f32 per 32"
+    ]
+    assert [d.action for d in made.decisions] == ["widened"]
 
 
 def test_layers_of_one_weight_with_different_picks_get_bytes_of_their_own() -> None:
