@@ -95,7 +95,7 @@ def _llama_cpp(gguf: Path, threads: int, context: int) -> Any:
         raise BadInput(f"{gguf}: no such file", hint="give the .gguf file that llama.cpp is to run with --model")
     options = xllamacpp.CommonParams()
     options.model.path = str(gguf)
-    options.n_ctx, options.n_parallel = context + 8, 1
+    options.n_ctx, options.n_parallel, options.verbosity = context + 8, 1, -1  # and no log
     if threads:
         options.cpuparams.n_threads = options.cpuparams_batch.n_threads = threads
     return xllamacpp.Server(options)

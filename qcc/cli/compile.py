@@ -67,7 +67,6 @@ def command(
 ) -> None:
     """Compile a network to a small, fast, checked artifact."""
     del debug
-    import resource
     import time
 
     from qcc import api
@@ -114,8 +113,7 @@ def command(
     seconds = time.perf_counter() - begin
     manifest = artifact.manifest
     _show(screen, manifest, destination, seconds, explain)
-    used = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    peak = max(used) * 1024  # of this process, and of the one that captures a large language model
+    peak = _peak_bytes()
     screen.result(
         {
             "artifact": str(destination),
@@ -135,6 +133,19 @@ def command(
             "peak_rss_bytes": peak,
         }
     )
+
+
+def _peak_bytes() -> int:
+    """The most memory that this process held, or the one that captures a large language model."""
+    import resource
+
+    child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    try:  # not ru_maxrss: on Linux it begins with what the process that started this one held
+        status = Path("/proc/self/status").read_text()
+        own = int(next(line for line in status.splitlines() if line.startswith("VmHWM:")).split()[1])
+    except (OSError, StopIteration):
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return 1024 * max(own, child)
 
 
 def _show(screen: Screen, manifest: Manifest, destination: Path, seconds: float, explain: bool) -> None:
