@@ -55,7 +55,7 @@ class Row:
     tokens: int
     windows: int
     token_bytes: int
-    """Bytes of weights that a decoded token reads: every layer, and one row of the table."""
+    """Bytes of weights that a decoded token reads: every linear layer, the output head included."""
     rates: dict[str, Any]
     """Prefill and decode by side, each median, p10 and p90. Any: JSON."""
 
@@ -133,7 +133,6 @@ def _row(
         timed, gguf, threads=options.threads, rounds=options.rounds, prompt_tokens=128, new_tokens=32
     )
     manifest = artifact.manifest
-    table = [layer.bytes for layer in manifest.layers if layer.op == "q.embedding"]
     assert report.against_perplexity is not None
     assert report.kl is not None
     assert report.top1 is not None
@@ -150,12 +149,12 @@ def _row(
         round(report.top1, 5),
         report.tokens,
         report.windows,
-        _token_bytes(artifact, sum(table)),
+        _token_bytes(artifact),
         {name: asdict(side) for name, side in rates.items()},
     )
 
 
-def _token_bytes(artifact: Artifact, table: int) -> int:
+def _token_bytes(artifact: Artifact) -> int:
     """Bytes that decoding one token reads, as the weights lie in memory: decoded ones count as float."""
     layers = artifact.manifest.layers
     decoded = ("decoded_bytes", "expansion")

@@ -22,7 +22,7 @@ from .options import Options
 
 _VERIFY = 4
 _VERIFY_BYTES = 8 << 20
-RANDOM, IN_MEMORY = "random", "samples"
+RANDOM = "random"
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def _language_data(captured: Captured, language: Language, calibration: Any, opt
     if options.calibration == RANDOM:
         samples = random_windows(language, options.seed, min(8, limit))
         source = f"random tokens, seed {options.seed}"
-    elif options.calibration == IN_MEMORY:
+    elif isinstance(calibration, Sequence) and not isinstance(calibration, str):
         given = cast(Sequence[Mapping[str, np.ndarray]], calibration)
         samples = [_checked(dict(s), input_specs(captured.program)) for s in given][:limit]
         source = "calibration samples"

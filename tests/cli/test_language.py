@@ -85,19 +85,13 @@ def test_it_is_timed(qcc: Command, tiny: Path) -> None:
     assert done.json["prefill_tokens_per_s"]["median"] > 0
 
 
-def test_calibration_is_text(qcc: Command, tmp_path: Path) -> None:
-    calibration = "examples/tiny_lm/calibration.txt"
-    arguments = (
-        "--scheme",
-        "W8A8",
-        "--calibration",
-        calibration,
-        "--calibration-limit",
-        4,
-        "-o",
-        tmp_path / "w8a8.qcc",
-    )
-    done = qcc("compile", MODEL, *arguments, "--json")
+def test_calibration_is_text(qcc: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the file is called: samples from memory are told apart by their type."""
+    model = MODEL.resolve()
+    shutil.copy("examples/tiny_lm/calibration.txt", tmp_path / "samples")
+    monkeypatch.chdir(tmp_path)
+    arguments = ("--scheme", "W8A8", "--calibration", "samples", "--calibration-limit", 4, "-o", "w8a8.qcc")
+    done = qcc("compile", model, *arguments, "--json")
     assert done.code == 0
     assert done.json["sqnr_db"] > 25
     assert done.json["quantized"] == 42
