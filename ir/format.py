@@ -1,83 +1,107 @@
 """What a code means: `value = (decode(code) - zero) * scale`, with scales and zero points shared by blocks.
 
-A `Format` prints and parses: `i4, f32 per 32` is signed 4-bit codes with one float32 scale for every 32 along the last
-axis; `u8, f32 per tensor, zero u8` is asymmetric bytes with one scale; `i8, f32 per *x*x*` is one scale per first index
-of a 4-D tensor (blocks align to the right; `*` is a whole axis; axes further left have a scale of their own).
-`i8, e8m0 per tensor` has a power of two as its scale: `e8m0` is the exponent alone (OCP Microscaling Formats 1.0,
-section 5.4.1), and arithmetic with it is shifts. Such scales are held as float32 powers of two, which encode, decode,
-expansions and DequantizeLinear read as they are: no value is lost, and the exponent is the float's own.
-Where the bits lie is a `Layout`, how the codes were chosen an algorithm: neither appears here.
+    i4, f32 per 32                                               one float32 scale for 32 signed 4-bit codes
+    u8, f32 per tensor, zero u8                                  asymmetric bytes
+    e2m1, e4m3 per 16, f32 per tensor                            NVFP4: two levels of scales, the inner one first
+    u4, u6 per 32, f16 per 256, minus u6 per 32 by f16 per 256   Q4_K: a minimum with levels of its own
+    nf4, i8 per 64, f32 per *, mean f32 per tensor               double quantization: scale = product + mean
+    k16 in f16 per *                                             a codebook of 16 float16 values for each row
+    [e2m1z5|e2m1z-5] per 128, f16 per 128                        an element for each group
+    i3, f16 per 16, outliers f16 csr                             single values that are kept as they are
+
+A `Format` prints and parses. Where the bits lie is a `Layout`, how the codes were chosen an algorithm: neither appears
+here. `docs/formats.md` has the grammar; the numbers themselves are a `Quantized` (`ir/quantized.py`).
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from .errors import BadInput, NotSupported
 from .formats import ElementFamily, load_element
+from .level import BLOCK, Level, block_text, holds, parse_block, parse_level
+from .levels import level_dtype
 
-Block = tuple[int | None, ...]
-"""Extents of a block, aligned to the last axes; None is a whole axis."""
+_HINT = 'write it like "i4, f32 per 32" or "u8, f32 per tensor, zero u8"'
 
 
 @dataclass(frozen=True)
-class Scale:
-    """One level of scales: a dtype (`f32`, `f16`, `e8m0`) and the block that shares one; None is the whole tensor."""
+class Offset:
+    """What is added after scaling: `plus` or `minus` the product of levels of its own, the inner one first."""
 
-    dtype: str
-    block: Block | None
+    negative: bool
+    levels: tuple[Level, ...]
 
     def __str__(self) -> str:
-        if self.block is None:
-            return f"{self.dtype} per tensor"
-        return f"{self.dtype} per " + "x".join("*" if b is None else str(b) for b in self.block)
+        return f"{self.word} {' by '.join(map(str, self.levels))}"
+
+    @property
+    def word(self) -> str:
+        """`plus` or `minus`, which is the name of its parts too."""
+        return "minus" if self.negative else "plus"
+
+
+@dataclass(frozen=True)
+class Outliers:
+    """Values that are kept beside the codes and replace what these decode to: whole columns, or single ones by row."""
+
+    dtype: str
+    columns: bool
+
+    def __str__(self) -> str:
+        return f"outliers {self.dtype} {'columns' if self.columns else 'csr'}"
 
 
 @dataclass(frozen=True)
 class Format:
-    """An element type, the scale levels from the inside out, and the dtype of the zero point (None: symmetric)."""
+    """An element type, the scale levels from the inside out, a zero point, and what else the codes need.
+
+    `zero` is a level, or a number that all blocks share. `lookup` is the block (and dtype) of codebook values, or the
+    block for which one of several elements `[a|b]` is chosen. Raises `BadInput` where parts do not fit together.
+    """
 
     element: str
-    scales: tuple[Scale, ...]
-    zero: str | None = None
+    scales: tuple[Level, ...] = ()
+    zero: Level | float | None = None
+    offset: Offset | None = None
+    mean: Level | None = None
+    lookup: Level | None = None
+    permuted: bool = False
+    """Groups are of columns in another order, GPTQ's act-order: the last axis is permuted first."""
+    sparsity: tuple[int, int] | None = None
+    """(n, m): of m neighbours along the last axis at most n stand for another value than 0."""
+    outliers: Outliers | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
 
     def __str__(self) -> str:
-        return ", ".join([self.element, *map(str, self.scales), *([f"zero {self.zero}"] if self.zero else [])])
+        return ", ".join(_texts(self))
 
     @staticmethod
     def parse(text: str) -> Format:
         """The format that prints as `text`; `BadInput` names the part that does not parse."""
-        element, *parts = [part.strip() for part in text.split(",")]
-        load_element(element)
-        scales: list[Scale] = []
-        zero: str | None = None
-        for part in parts:
-            if match := re.fullmatch(r"(f32|f16|e8m0) per (tensor|(?:\*|[1-9]\d*)(?:x(?:\*|[1-9]\d*))*)", part):
-                block = (
-                    None if match[2] == "tensor" else tuple(None if b == "*" else int(b) for b in match[2].split("x"))
-                )
-                scales.append(Scale(match[1], block))
-            elif zero is None and (match := re.fullmatch(r"zero ([iu][1-8]|f32|f16)", part)):
-                zero = match[1]
-            else:
-                raise BadInput(
-                    f"format {text!r}: cannot read {part!r}",
-                    hint='write it like "i4, f32 per 32" or "u8, f32 per tensor, zero u8"',
-                )
-        if not scales:
-            raise BadInput(f"format {text!r} has no scale", hint='add one, as in "i8, f32 per *"')
-        if len(scales) > 1:
-            raise NotSupported(f"format {text!r} has {len(scales)} levels of scales, and only one is computed so far")
-        return Format(element, tuple(scales), zero)
+        return _parse(text)
+
+    @property
+    def families(self) -> tuple[ElementFamily, ...]:
+        """The elements that a block may choose from; one where there is no choice."""
+        return tuple(load_element(name) for name in self.choices)
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Names of the elements."""
+        return tuple(self.element[1:-1].split("|")) if self.element.startswith("[") else (self.element,)
 
     @property
     def family(self) -> ElementFamily:
-        """The element: its bits, limits, `encode` and `decode`."""
-        return load_element(self.element)
+        """The element: its bits, limits, `encode` and `decode`. The first one where blocks choose."""
+        return self.families[0]
 
     @property
     def bits(self) -> int:
@@ -85,14 +109,36 @@ class Format:
         return self.family.bits
 
     @property
-    def scale(self) -> Scale:
-        """The innermost scale level."""
-        return self.scales[0]
+    def scale(self) -> Level:
+        """The innermost scale level; the block of the codebook where there is none."""
+        return self.scales[0] if self.scales else self.lookup or Level("f32", None)
+
+    @property
+    def zero_level(self) -> Level | None:
+        """The level of the zero points, None where there are none or one number for all."""
+        return self.zero if isinstance(self.zero, Level) else None
+
+    @property
+    def zero_dtype(self) -> str:
+        """The dtype of zero points; empty where they are no level."""
+        return self.zero.dtype if isinstance(self.zero, Level) else ""
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether codes are the integers themselves."""
+        return re.fullmatch(r"[iu][1-8]", self.element) is not None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is integers with one level of scales and, at most, zero points of the same blocks: what kernels take."""
+        zero = self.zero is None or (isinstance(self.zero, Level) and self.zero.block == self.scale.block)
+        more = self.offset or self.mean or self.lookup or self.permuted or self.sparsity or self.outliers
+        return self.is_integer and len(self.scales) == 1 and zero and not more
 
     @property
     def by_powers_of_two(self) -> bool:
         """Whether every scale is a power of two."""
-        return self.scale.dtype == "e8m0"
+        return bool(self.scales) and all(level.dtype == "e8m0" for level in self.scales)
 
     def holds_scale(self, scale: np.ndarray) -> bool:
         """Whether values can be scales of this format: finite, above zero, and powers of two where it says so."""
@@ -103,54 +149,191 @@ class Format:
 
     def block_of(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The block of the innermost scale for a tensor of `shape`, one extent an axis."""
-        if self.scale.block is None:
-            return tuple(max(1, d) for d in shape)
-        block = self.scale.block
-        if len(block) > len(shape):
-            raise BadInput(f"format {self}: a block of {len(block)} axes does not fit a tensor of shape {list(shape)}")
-        tail = tuple(
-            max(1, d) if b is None else b for b, d in zip(block, shape[len(shape) - len(block) :], strict=True)
-        )
-        return (1,) * (len(shape) - len(block)) + tail
+        return self.scale.block_of(shape)
 
     def scale_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of the scales of a tensor of `shape`: ceil(extent / block) along each axis."""
-        return tuple(-(-d // b) for d, b in zip(shape, self.block_of(shape), strict=True))
+        """The shape of the innermost scales of a tensor of `shape`: ceil(extent / block) along each axis."""
+        return self.scale.shape_of(shape)
+
+    def levels(self) -> dict[str, Level]:
+        """Every level by the name of its part: `scale`, `scale1`, ..., `zero`, `plus` or `minus`, `mean`, `table`, `choice`."""
+        found = {_numbered("scale", i): level for i, level in enumerate(self.scales)}
+        if isinstance(self.zero, Level):
+            found["zero"] = self.zero
+        if self.offset:
+            found |= {_numbered(self.offset.word, i): level for i, level in enumerate(self.offset.levels)}
+        if self.mean:
+            found["mean"] = self.mean
+        if self.lookup:
+            found["choice" if len(self.choices) > 1 else "table"] = self.lookup
+        return found
 
     def bits_per_weight(self, shape: tuple[int, ...]) -> float:
-        """Bits per element with scales and zero points included."""
-        if not math.prod(shape):
-            return float(self.bits)
-        blocks = math.prod(self.scale_shape(shape))
-        per_block = _width(self.scale.dtype) + (_width(self.zero) if self.zero else 0)
-        return self.bits + blocks * per_block / math.prod(shape)
+        """Bits per element with scales, zero points, tables and positions of nonzeros included; outliers are extra."""
+        count = math.prod(shape)
+        kept = 1.0 if self.sparsity is None else self.sparsity[0] / self.sparsity[1]
+        place = 0 if self.sparsity is None else math.ceil(math.log2(self.sparsity[1]))
+        total = kept * (self.bits + place)
+        if not count:
+            return total
+        for name, level in self.levels().items():
+            each = level_dtype(level.dtype).bits
+            if name == "table":
+                each *= self.family.entries
+            elif name == "choice":
+                each = math.ceil(math.log2(len(self.choices)))
+            total += math.prod(level.shape_of(shape)) * each / count
+        return total + (32 * shape[-1] / count if self.permuted else 0)
 
     def spread(self, per_block: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """One value a block, given back as one value an element of `shape`."""
-        out = per_block.reshape(self.scale_shape(shape))
-        for axis, (extent, block) in enumerate(zip(shape, self.block_of(shape), strict=True)):
-            if out.shape[axis] == extent:
-                continue
-            if out.shape[axis] != 1:
-                out = np.repeat(out, block, axis=axis)
-                out = out[(slice(None),) * axis + (slice(0, extent),)]
-        return out
+        """One value a block of the innermost scale, given back so that it broadcasts against `shape`."""
+        return self.scale.spread(per_block, shape)
 
-    def encode(self, x: np.ndarray, scale: np.ndarray, zero: np.ndarray | None = None) -> np.ndarray:
-        """Codes of `x`, rounded to nearest even and clipped. Error <= scale/2 for values that the range holds."""
-        scaled = x.astype(np.float32, copy=False) / self.spread(scale, x.shape)
-        if zero is not None and self.zero is not None:
-            scaled = np.rint(scaled) if self.zero[0] in "iu" else scaled  # an odd zero point must not turn ties around
-            scaled = scaled + self.spread(zero.astype(np.float32), x.shape)
-        return self.family.encode(scaled)
+    def encode(
+        self,
+        x: np.ndarray,
+        scale: np.ndarray,
+        zero: np.ndarray | None = None,
+        rng: np.random.Generator | None = None,
+    ) -> np.ndarray:
+        """Codes of `x` for one scale (and zero point) a block: nearest, ties to even, clipped; stochastic with `rng`.
+
+        Error <= scale * half_gap of the element (1/2 for integers) for values that the range holds. A block whose
+        scale is 0 takes the codes that are nearest to 0.
+        """
+        spread_scale = self.spread(np.asarray(scale, np.float32), x.shape)
+        safe = np.where(spread_scale == 0, np.float32(1), spread_scale)
+        scaled = x.astype(np.float32, copy=False) / safe
+        if (spread_scale == 0).any():
+            scaled = np.where(spread_scale == 0, np.float32(0), scaled)
+        if zero is not None:
+            if rng is None and (self.is_integer and not self.zero_dtype.startswith(("f", "b"))):
+                np.rint(scaled, out=scaled)  # an odd zero point must not turn ties around
+            scaled = scaled + self.spread(np.asarray(zero, np.float32), x.shape)
+        return self.family.encode(scaled, rng)
 
     def decode(self, codes: np.ndarray, scale: np.ndarray, zero: np.ndarray | None = None) -> np.ndarray:
-        """The float32 values of `codes`."""
+        """The float32 values of `codes` for one scale (and zero point) a block."""
         values = self.family.decode(codes)
         if zero is not None:
-            values = values - self.spread(zero.astype(np.float32), codes.shape)
-        return values * self.spread(scale, codes.shape).astype(np.float32, copy=False)
+            values = values - self.spread(np.asarray(zero, np.float32), codes.shape)
+        return values * self.spread(np.asarray(scale, np.float32), codes.shape)
 
 
-def _width(dtype: str) -> int:
-    return 8 if dtype == "e8m0" else int(dtype[1:])
+def _numbered(name: str, index: int) -> str:
+    return f"{name}{index}" if index else name
+
+
+def _texts(fmt: Format) -> Iterator[str]:
+    if len(fmt.choices) > 1:
+        assert fmt.lookup is not None
+        yield f"{fmt.element} per {block_text(fmt.lookup.block)}"
+    elif fmt.lookup:
+        yield f"{fmt.element} in {fmt.lookup}"
+    else:
+        yield fmt.element
+    yield from map(str, fmt.scales)
+    if isinstance(fmt.zero, Level):
+        same = fmt.scales and fmt.zero.block == fmt.scales[0].block
+        yield f"zero {fmt.zero.dtype if same else fmt.zero}"
+    elif fmt.zero is not None:
+        yield f"zero {fmt.zero:g}"
+    if fmt.offset:
+        yield str(fmt.offset)
+    if fmt.mean:
+        yield f"mean {fmt.mean}"
+    if fmt.permuted:
+        yield "permuted"
+    if fmt.sparsity:
+        yield f"sparse {fmt.sparsity[0]}:{fmt.sparsity[1]}"
+    if fmt.outliers:
+        yield str(fmt.outliers)
+
+
+def _parse(text: str) -> Format:
+    head, *parts = [" ".join(part.split()) for part in text.split(",")]
+    element, lookup = _parse_element(head, text)
+    scales: list[Level] = []
+    while parts and (level := parse_level(parts[0])) and _is_level_dtype(level.dtype):
+        scales.append(level)
+        parts.pop(0)
+    found: dict[str, object] = {}
+    for part in parts:
+        name, value = _parse_part(part, scales)
+        if not name or name in found:
+            raise BadInput(f"format {text!r}: cannot read {part!r}", hint=_HINT)
+        found[name] = value
+    return Format(element, tuple(scales), lookup=lookup, **found)  # pyright: ignore[reportArgumentType]
+
+
+def _parse_element(head: str, text: str) -> tuple[str, Level | None]:
+    if match := re.fullmatch(rf"(\[[^\s\[\]|]+(?:\|[^\s\[\]|]+)+\]) per ({BLOCK})", head):
+        return match[1], Level("u8", parse_block(match[2]))
+    if match := re.fullmatch(rf"(\S+) in (\S+ per (?:{BLOCK}))", head):
+        level = parse_level(match[2])
+        if level is None or not _is_level_dtype(level.dtype):
+            raise BadInput(f"format {text!r}: cannot read {match[2]!r}", hint='write it like "k16 in f16 per *"')
+        return match[1], level
+    return head, None
+
+
+def _parse_part(part: str, scales: Sequence[Level]) -> tuple[str, object]:
+    """The field of a format that `part` says, and its value; an empty name where it says none."""
+    word, _, rest = part.partition(" ")
+    match word:
+        case "zero":
+            if re.fullmatch(r"-?\d+(\.\d+)?", rest):
+                return "zero", float(rest)
+            level = parse_level(rest) or (Level(rest, scales[0].block if scales else None) if rest else None)
+            return ("zero", level) if level and _is_level_dtype(level.dtype) else ("", None)
+        case "plus" | "minus":
+            levels = [parse_level(each) for each in rest.split(" by ")]
+            known = [level for level in levels if level is not None and _is_level_dtype(level.dtype)]
+            return ("offset", Offset(word == "minus", tuple(known))) if len(known) == len(levels) else ("", None)
+        case "mean":
+            level = parse_level(rest)
+            return ("mean", level) if level and _is_level_dtype(level.dtype) else ("", None)
+        case "permuted" if not rest:
+            return "permuted", True
+        case "sparse" if match := re.fullmatch(r"([1-9]\d*):([1-9]\d*)", rest):
+            return "sparsity", (int(match[1]), int(match[2]))
+        case "outliers" if match := re.fullmatch(r"(f32|f16|bf16) (columns|csr)", rest):
+            return "outliers", Outliers(match[1], match[2] == "columns")
+        case _:
+            return "", None
+
+
+def _is_level_dtype(name: str) -> bool:
+    try:
+        level_dtype(name)
+    except (BadInput, NotSupported):
+        return False
+    return True
+
+
+def _check(fmt: Format) -> None:
+    """The parts fit together."""
+
+    def refuse(message: str, hint: str = _HINT) -> BadInput:
+        return BadInput(f"format {str(fmt)!r} {message}", hint=hint)
+
+    families = fmt.families
+    if len({(f.bits, f.signed) for f in families}) > 1:
+        raise refuse(f"chooses among {', '.join(fmt.choices)}, which have different bits", "elements of one width")
+    trained = families[0].trained
+    if len(families) > 1 and any(f.trained for f in families):
+        raise refuse("chooses among codebooks", "elements with values of their own")
+    if trained and fmt.lookup is None:
+        raise refuse("does not say where the values of its codebook are", f'write it like "{fmt.element} in f16 per *"')
+    if fmt.lookup and not trained and len(families) == 1:
+        raise refuse(f"has values beside the codes, but {fmt.element} has values of its own", "leave them out")
+    if not fmt.scales and not trained:
+        raise refuse("has no scale", 'add one, as in "i8, f32 per *"')
+    for levels in (fmt.scales, fmt.offset.levels if fmt.offset else ()):
+        for inner, outer in zip(levels, levels[1:], strict=False):
+            if not holds(outer.block, inner.block):
+                raise refuse(f"has a level {outer} around {inner}, which is not made of whole blocks of it")
+    if len(families) > 1 and fmt.lookup and not holds(fmt.lookup.block, fmt.scale.block):
+        raise refuse(f"chooses an element for {block_text(fmt.lookup.block)}, which is less than a block of scales")
+    if fmt.sparsity and not 0 < fmt.sparsity[0] < fmt.sparsity[1] <= 32:
+        raise refuse(f"keeps {fmt.sparsity[0]} of {fmt.sparsity[1]} values", "n of m with 0 < n < m <= 32")

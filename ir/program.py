@@ -13,6 +13,7 @@ from xdsl.ir import Attribute, Block, SSAValue
 from . import attributes as attr
 from .dialects.q import Weight, part
 from .format import Format
+from .quantized import Quantized, part_names
 from .types import QuantizedType
 from .weights import WeightStore
 
@@ -39,27 +40,22 @@ class Port:
 
 @dataclass(frozen=True)
 class StoredCodes:
-    """A weight as its file holds it: `format.decode(codes, scale, zero)` is the float weight, bit by bit."""
+    """A weight as its file holds it: `value.decode()` is the float weight, bit by bit."""
 
-    format: Format
-    codes: np.ndarray
-    scale: np.ndarray
-    zero: np.ndarray | None
+    value: Quantized
     source: str
     """What the file calls the format, such as `Q8_0`."""
 
+    @property
+    def format(self) -> Format:
+        """What the codes mean."""
+        return self.value.format
+
     def decodes_to(self, weight: np.ndarray, rows: int = 1 << 12) -> bool:
         """Whether the codes decode to a weight [N, K] bit by bit, looking at some rows at a time."""
-        if self.codes.shape != weight.shape:
+        if self.value.shape != weight.shape:
             return False
-        parts = [slice(begin, begin + rows) for begin in range(0, len(weight), rows)]
-        zero = self.zero
-        return all(
-            np.array_equal(
-                self.format.decode(self.codes[p], self.scale[p], None if zero is None else zero[p]), weight[p]
-            )
-            for p in parts
-        )
+        return all(np.array_equal(part.decode(), weight[place]) for place, part in self.value.chunks(rows))
 
 
 @dataclass
@@ -126,8 +122,7 @@ def weight_parts(op: Weight) -> list[str]:
     """The names in the store that a `q.weight` reads."""
     if not isinstance(op.result.type, QuantizedType):
         return [op.weight]
-    parts = ["codes", "scale"] + (["zero"] if op.result.type.format.zero else [])
-    return [part(op.weight, p) for p in parts]
+    return [part(op.weight, name) for name in part_names(op.result.type.format)]
 
 
 def port_names(attrs: Attribute | None) -> list[str]:
@@ -136,3 +131,10 @@ def port_names(attrs: Attribute | None) -> list[str]:
         return []
     dictionaries = getattr(attrs, "data", ())
     return [attr.text_of(d.data[NAME]) for d in dictionaries if isinstance(d, DictionaryAttr)]
+
+
+def stored_value(op: Weight, program: Program) -> Quantized:
+    """The parts of a quantized `q.weight` whose codes are not packed yet."""
+    type_ = op.result.type
+    assert isinstance(type_, QuantizedType)
+    return Quantized(type_.format, {name: program.weights[part(op.weight, name)] for name in part_names(type_.format)})

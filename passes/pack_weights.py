@@ -37,5 +37,4 @@ class PackWeights(Pass):
 
 def zero_bits(fmt: Format) -> int:
     """Bits of a zero point."""
-    assert fmt.zero is not None
-    return load_element(fmt.zero).bits
+    return load_element(fmt.zero_dtype).bits

@@ -21,7 +21,8 @@ from qcc.ir.builder import Builder
 from qcc.ir.dialects.onnx import OnnxOp
 from qcc.ir.dialects.q import Conv, Dequantize, Linear, Quantize, Weight, part
 from qcc.ir.errors import BadInput
-from qcc.ir.format import Format, Scale
+from qcc.ir.format import Format
+from qcc.ir.level import Level
 from qcc.ir.program import Program
 from qcc.ir.rewrite import Pass, ProgramContext, array_of, builder
 from qcc.ir.types import QuantizedType
@@ -94,9 +95,11 @@ def _beside(weight: Format, activation: Format) -> Format:
     A weight that keeps the codes of its file keeps their groups too.
     """
     block = weight.scale.block
+    if not activation.is_plain:
+        return activation
     if block is None or len(block) != 1 or block[0] is None or block == activation.scale.block:
         return activation
-    return Format("i8", (Scale("f32", block),))
+    return Format("i8", (Level("f32", block),))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from qcc.ir import types
 from qcc.ir.dialects.q import Conv, Dequantize, Linear, Quantize, Weight, part
 from qcc.ir.errors import NotSupported
 from qcc.ir.format import Format
-from qcc.ir.program import Program
+from qcc.ir.program import Program, stored_value
 from qcc.ir.rewrite import Pass, ProgramContext, array_of, remove_dead
 from qcc.ir.types import QuantizedType
 
@@ -99,5 +99,4 @@ def decoded_bias(value: SSAValue | None, program: Program) -> np.ndarray | None:
     weight = value.owner.operands[0].owner if value is not None and isinstance(value.owner, Dequantize) else None
     if not isinstance(weight, Weight) or not isinstance(weight.result.type, QuantizedType):
         return None
-    codes, scale = (program.weights[part(weight.weight, p)] for p in ("codes", "scale"))
-    return weight.result.type.format.decode(codes, scale)
+    return stored_value(weight, program).decode()

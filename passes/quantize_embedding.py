@@ -9,8 +9,8 @@ from xdsl.ir import Operation, SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from qcc.ir.dialects.onnx import OnnxOp
-from qcc.ir.dialects.q import Embedding, Weight, part
-from qcc.ir.program import Program
+from qcc.ir.dialects.q import Embedding, Weight
+from qcc.ir.program import Program, stored_value
 from qcc.ir.rewrite import Rewrite, array_of, rank_of, replace, weight_name
 from qcc.ir.types import QuantizedType
 
@@ -85,8 +85,6 @@ def _stands_for(weight: Weight, table: np.ndarray, program: Program) -> bool:
     type_ = weight.result.type
     if not isinstance(type_, QuantizedType) or type_.shape != table.shape:
         return False
-    codes, scale = (program.weights[part(weight.weight, p)] for p in ("codes", "scale"))
-    zero = program.weights[part(weight.weight, "zero")] if type_.format.zero else None
-    rows = slice(0, 1 << 10)
-    rest = type_.format.decode(codes[rows], scale[rows], None if zero is None else zero[rows]) - table[rows]
-    return float(np.vdot(rest, rest)) < 0.25 * float(np.vdot(table[rows], table[rows]))
+    place, rows = next(stored_value(weight, program).chunks())
+    rest = rows.decode() - table[place]
+    return float(np.vdot(rest, rest)) < 0.25 * float(np.vdot(table[place], table[place]))

@@ -14,11 +14,11 @@ from qcc.ir.dialects.onnx import OnnxOp
 from qcc.ir.dialects.q import Linear, Weight, part
 from qcc.ir.format import Format
 from qcc.ir.program import Program, StoredCodes
+from qcc.ir.quantized import Quantized
 from qcc.ir.rewrite import Rewrite, array_of, builder, producer, rank_of, replace, weight_name
 from qcc.ir.types import QuantizedType
 
 from . import algorithms, schemes
-from .algorithms import Fitted
 from .calibrate import key_of
 from .fixed_point_form import obstacle
 from .selection import Selection, constant_weight, shares_table
@@ -122,7 +122,7 @@ def _weight_and_bias(op: OnnxOp, program: Program) -> tuple[np.ndarray, SSAValue
 
 def kept_weight(op: Operation, key: str, stored: StoredCodes, program: Program) -> SSAValue:
     """The `q.weight` of stored codes before `op`."""
-    return _shared_weight(op, key, stored.format, Fitted(stored.codes, stored.scale, stored.zero), program)
+    return _shared_weight(op, key, stored.value, program)
 
 
 def quantized_weight(
@@ -138,19 +138,17 @@ def quantized_weight(
 
     One stored tensor may serve as several weights (transposed, scaled), so the codes decide, not the name.
     """
-    return _shared_weight(op, key, fmt, algorithms.load(algorithm)(weight, fmt, hessian), program)
+    return _shared_weight(op, key, algorithms.load(algorithm)(weight, fmt, hessian), program)
 
 
-def _shared_weight(op: Operation, key: str, fmt: Format, fitted: Fitted, program: Program) -> SSAValue:
-    type_ = QuantizedType.of(TensorType(builtin.f32, fitted.codes.shape), fmt)
+def _shared_weight(op: Operation, key: str, fitted: Quantized, program: Program) -> SSAValue:
+    type_ = QuantizedType.of(TensorType(builtin.f32, fitted.shape), fitted.format)
     for other in program.weight_ops():
         if (
             other.result.type == type_
             and other.weight.rstrip("'") == f"{key}.q"
             and other.parent is op.parent
-            and np.array_equal(program.weights[part(other.weight, "codes")], fitted.codes)
-            and np.array_equal(program.weights[part(other.weight, "scale")], fitted.scale)
-            and (fitted.zero is None or np.array_equal(program.weights[part(other.weight, "zero")], fitted.zero))
+            and all(np.array_equal(program.weights[part(other.weight, p)], a) for p, a in fitted.parts.items())
         ):
             if not other.is_before_in_block(op):
                 other.detach()
@@ -159,10 +157,8 @@ def _shared_weight(op: Operation, key: str, fmt: Format, fitted: Fitted, program
     unique = f"{key}.q"
     while part(unique, "codes") in program.weights:
         unique += "'"
-    program.weights[part(unique, "codes")] = fitted.codes
-    program.weights[part(unique, "scale")] = fitted.scale
-    if fitted.zero is not None:
-        program.weights[part(unique, "zero")] = fitted.zero
+    for name, array in fitted.parts.items():
+        program.weights[part(unique, name)] = array
     new = Weight(unique, type_)
     Rewriter.insert_op(new, InsertPoint.before(op))
     return new.result

@@ -98,7 +98,7 @@ class _Lowering:
 
     def _constant(self, weight: Weight, type_: QuantizedType) -> SSAValue:
         build, store = builder(weight, self.program), self.program.weights
-        scale = store[part(weight.weight, "scale")]
+        scale = store[part(weight.weight, "scale")].astype(np.float32)
         if not type_.format.holds_scale(scale):
             raise NotSupported(f"q.weight {weight.weight!r}: its scale {scale} is not a power of two")
         codes = build.weight(part(weight.weight, "codes"), store[part(weight.weight, "codes")])
@@ -128,7 +128,7 @@ def _window(axes: int, given: Mapping[str, object]) -> dict[str, object]:
 
 def _is_held(type_: QuantizedType) -> bool:
     fmt = type_.format
-    return fmt.element == "i8" and fmt.zero is None and fmt.scale.block is None and fmt.by_powers_of_two
+    return fmt.is_plain and str(fmt) == "i8, e8m0 per tensor"
 
 
 def _where(op: Operation) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from xdsl.dialects.builtin import StringAttr
 from xdsl.rewriter import InsertPoint, Rewriter
@@ -18,7 +19,7 @@ from qcc.ir.types import QuantizedType
 from . import kernels
 from .speed import Speed, measured
 from .traffic import stated
-from .widen import widen
+from .widen import widen, widened
 
 
 def kernel_tasks(program: Program, target: Target) -> list[tuple[QuantizedOp, KernelTask]]:
@@ -46,13 +47,26 @@ def task_of(op: QuantizedOp, target: Target) -> KernelTask:
 def choose(program: Program, target: Target, pick: Picker = cheapest) -> list[Assignment]:
     """Pick a choice for every task and resolve its layouts in the IR; packing itself is a pass."""
     speed = measured(target.machine) if target.gpu is None else stated(target.gpu)
-    widen(program)
+    _widen_for_kernels(program, target, speed, pick)
     tasks = kernel_tasks(program, target)
     assignments = _one_copy(assign(tasks, lambda task: kernels.offers(task, speed), pick), speed)
     resolved: dict[_Place, Weight] = {}
     for assignment in assignments:
         _resolve(assignment.op, assignment.choice, program, resolved)
     return assignments
+
+
+def _widen_for_kernels(program: Program, target: Target, speed: Speed, pick: Picker) -> None:
+    """Give a weight the format that kernels read, where one of them is chosen then; else its own is smaller."""
+    for weight in list(program.weight_ops()):
+        type_ = weight.result.type
+        wide = widened(type_.format) if isinstance(type_, QuantizedType) else None
+        if not isinstance(type_, QuantizedType) or wide in (None, type_.format):
+            continue
+        readers = [use.operation for use in weight.result.uses if isinstance(use.operation, Linear | Conv | Embedding)]
+        tasks = [replace(task_of(op, target), weight_format=wide) for op in readers]
+        if any(pick(task, kernels.offers(task, speed)).kernel != "expansion" for task in tasks):
+            widen(weight, program)
 
 
 def _one_copy(assignments: Sequence[Assignment], speed: Speed) -> list[Assignment]:

@@ -1,33 +1,70 @@
-"""Integer codes of 3, 5, 6 and 7 bits in the next width that ONNX Runtime reads: the same numbers, more bytes."""
+"""Integer codes as ONNX Runtime's kernels read them: the next width that they have, and one float32 scale a block.
+
+Codes of 3, 5, 6 and 7 bits take 4 or 8; levels of scales are multiplied, which is what decoding them does first. The
+numbers stay the same, bit by bit, and take more bytes.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 from xdsl.rewriter import Rewriter
 
-from qcc.ir.dialects.q import Weight
-from qcc.ir.program import Program
+from qcc.ir.dialects.q import Weight, part
+from qcc.ir.format import Format, Offset
+from qcc.ir.level import Level
+from qcc.ir.program import Program, stored_value
+from qcc.ir.quantized import combined, combined_scale, part_names
 from qcc.ir.types import QuantizedType
 
 _WIDTH = {3: 4, 5: 8, 6: 8, 7: 8}
 
 
-def widen(program: Program) -> None:
-    """Change the element type of every such weight, in place; codes, scales and zero points stay what they are."""
-    for op in list(program.weight_ops()):
-        type_ = op.result.type
-        if isinstance(type_, QuantizedType) and type_.format.element[0] in "iu" and type_.format.bits in _WIDTH:
-            _widen(op, type_, program)
+def widened(fmt: Format) -> Format:
+    """The format that a kernel could read the same numbers in; `fmt` itself where nothing needs to change."""
+    if not _is_read_by_kernels(fmt):
+        return fmt
+    zero, bits = fmt.zero, _WIDTH.get(fmt.bits, fmt.bits)
+    if isinstance(zero, Level) and zero.dtype[0] in "iu":
+        zero = dataclasses.replace(zero, dtype=f"{zero.dtype[0]}{_WIDTH.get(int(zero.dtype[1:]), zero.dtype[1:])}")
+    single = len(fmt.scales) == 1 and fmt.mean is None and fmt.offset is None and fmt.scale.dtype in ("f32", "e8m0")
+    shared = fmt.scale if single else Level("f32", fmt.scale.block)
+    offset = fmt.offset and Offset(fmt.offset.negative, (shared,))
+    element = f"{fmt.element[0]}{bits}"
+    return dataclasses.replace(fmt, element=element, scales=(shared,), zero=zero, mean=None, offset=offset)
 
 
-def _widen(op: Weight, type_: QuantizedType, program: Program) -> None:
-    bits = type_.format.bits
-    element = f"{type_.format.element[0]}{_WIDTH[bits]}"
-    zero = type_.format.zero
-    zero = f"{zero[0]}{_WIDTH[bits]}" if zero and zero[0] in "iu" else zero
-    wide = QuantizedType.of(type_.expressed, dataclasses.replace(type_.format, element=element, zero=zero))
-    reason = f"{bits}-bit codes take {_WIDTH[bits]} bits each: ONNX Runtime has no kernel for {bits}"
+def widen(op: Weight, program: Program) -> None:
+    """Give a weight its `widened` format, in place."""
+    type_ = op.result.type
+    assert isinstance(type_, QuantizedType)
+    fmt, wide, store = type_.format, widened(type_.format), program.weights
+    value = stored_value(op, program)
+    parts: dict[str, np.ndarray] = {}
+    if wide.scales != fmt.scales or fmt.mean is not None:
+        parts["scale"] = np.ascontiguousarray(combined_scale(value))
+    if fmt.offset is not None:
+        parts[fmt.offset.word] = np.ascontiguousarray(combined(value, fmt.offset.word, fmt.offset.levels))
+    for name in set(part_names(fmt)) - set(part_names(wide)):
+        del store[part(op.weight, name)]
+    for name, array in parts.items():
+        store[part(op.weight, name)] = array
+    if len(fmt.scales) > 1:
+        _note(op, f"scales of scales are multiplied, {fmt.scale.dtype} by {fmt.scales[1].dtype} into f32", program)
+    if wide.bits != fmt.bits:
+        _note(op, f"{fmt.bits}-bit codes take {wide.bits} bits each: ONNX Runtime has no kernel for {fmt.bits}", program)
+    Rewriter.replace_value_with_new_type(op.result, QuantizedType.of(type_.expressed, wide))
+
+
+def _is_read_by_kernels(fmt: Format) -> bool:
+    """Whether kernels could take such codes: integers by blocks, with at most a zero point or an offset beside."""
+    more = fmt.lookup or fmt.permuted or fmt.sparsity or fmt.outliers
+    zero = fmt.zero is None or (fmt.zero_level is not None and fmt.zero_level.block == fmt.scale.block)
+    offset = fmt.offset is None or (fmt.offset.levels[0].block == fmt.scale.block and fmt.zero is None)
+    return fmt.is_integer and not more and zero and offset
+
+
+def _note(op: Weight, reason: str, program: Program) -> None:
     for use in op.result.uses:
         program.decide(getattr(use.operation, "node", ""), "widened", reason)
-    Rewriter.replace_value_with_new_type(op.result, wide)

@@ -127,8 +127,8 @@ class Quantize(QuantizedOp):
             raise VerifyException(f"{self.where()}: format {result.format} and the zero point do not fit")
         if scale is not None and result.format.scale.block is None and types.dims_of(scale.type) not in ((), None):
             raise VerifyException(f"{self.where()}: one scale per tensor is a scalar, found {scale.type}")
-        if result.format.by_powers_of_two:
-            fixed = None if scale is None else constant_of(scale)
+        if result.format.by_powers_of_two and scale is not None:
+            fixed = constant_of(scale)
             if fixed is None:
                 raise VerifyException(f"{self.where()}: a scale that is a power of two must be a constant")
             if not result.format.holds_scale(fixed):

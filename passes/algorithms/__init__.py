@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from qcc.ir.errors import BadInput
 from qcc.ir.format import Format
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """A quantized weight: codes of the weight's shape, one scale (and zero point) a block."""
-
-    codes: np.ndarray
-    scale: np.ndarray
-    zero: np.ndarray | None
+from qcc.ir.quantized import Quantized
 
 
 class Fit(Protocol):
     """`hessian` is the second moment of the input of a weight [N, K], float64 [K, K]; None where none was taken."""
 
-    def __call__(self, weight: np.ndarray, fmt: Format, hessian: np.ndarray | None = None) -> Fitted:
+    def __call__(self, weight: np.ndarray, fmt: Format, hessian: np.ndarray | None = None) -> Quantized:
         """Codes, scales and zero points of `weight` in `fmt`."""
         ...
 

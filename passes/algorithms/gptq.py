@@ -12,9 +12,11 @@ from __future__ import annotations
 import numpy as np
 from scipy import linalg
 
+from qcc.ir.errors import NotSupported
 from qcc.ir.format import Format
+from qcc.ir.quantized import Quantized, combined, combined_scale
 
-from . import Fitted, rtn
+from . import rtn
 
 NEEDS_HESSIAN = True
 
@@ -24,7 +26,7 @@ _BLOCK = 64
 """Columns whose errors are gathered before they reach the columns behind the block."""
 
 
-def fit(weight: np.ndarray, fmt: Format, hessian: np.ndarray | None = None) -> Fitted:
+def fit(weight: np.ndarray, fmt: Format, hessian: np.ndarray | None = None) -> Quantized:
     """Codes of `weight` [N, K] for inputs with second moment `hessian` [K, K].
 
     Weights without statistics (convolutions, tables) are rounded to nearest.
@@ -32,14 +34,28 @@ def fit(weight: np.ndarray, fmt: Format, hessian: np.ndarray | None = None) -> F
     start = rtn.fit(weight, fmt)
     if hessian is None or weight.ndim != 2 or hessian.shape != (weight.shape[1],) * 2:
         return start
+    if fmt.family.trained or len(fmt.choices) > 1 or fmt.sparsity or fmt.outliers:
+        raise NotSupported(f"gptq does not fit codes of {fmt} yet", hint="use --algorithm rtn")
     order = np.argsort(-np.diag(hessian), kind="stable")
     factor = _factor(hessian[np.ix_(order, order)])
     w = np.ascontiguousarray(weight[:, order], np.float32)
-    scale = fmt.spread(start.scale, weight.shape)
-    scale = np.broadcast_to(scale, weight.shape)[:, order]
-    zero = None if start.zero is None else np.broadcast_to(fmt.spread(start.zero, weight.shape), weight.shape)[:, order]
-    codes = _compensate(w, scale, zero, factor, fmt)
-    return Fitted(np.ascontiguousarray(codes[:, np.argsort(order)]), start.scale, start.zero)
+    scale, shift, offset = (np.broadcast_to(v, weight.shape)[:, order] for v in _affine(start))
+    codes = _compensate(w, scale, shift, offset, factor, fmt)
+    return Quantized(fmt, {**start.parts, "codes": np.ascontiguousarray(codes[:, np.argsort(order)])})
+
+
+def _affine(value: Quantized) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scale, zero point and offset of every element, which broadcast against it: `(decode(code) - zero) * s + offset`."""
+    fmt, nothing = value.format, np.zeros((1, 1), np.float32)
+    scale = value.arranged(combined_scale(value), fmt.scale)
+    scale = np.where(scale == 0, np.float32(1), scale)
+    shift = nothing + (fmt.zero if isinstance(fmt.zero, float) else np.float32(0))
+    if fmt.zero_level is not None:
+        shift = value.arranged(np.asarray(value.parts["zero"], np.float32), fmt.zero_level)
+    if fmt.offset is None:
+        return scale, shift, nothing
+    offset = value.arranged(combined(value, fmt.offset.word, fmt.offset.levels), fmt.offset.levels[0])
+    return scale, shift, -offset if fmt.offset.negative else offset
 
 
 def _factor(hessian: np.ndarray) -> np.ndarray:
@@ -53,17 +69,18 @@ def _factor(hessian: np.ndarray) -> np.ndarray:
 
 
 def _compensate(
-    w: np.ndarray, scale: np.ndarray, zero: np.ndarray | None, factor: np.ndarray, fmt: Format
+    w: np.ndarray, scale: np.ndarray, shift: np.ndarray, offset: np.ndarray, factor: np.ndarray, fmt: Format
 ) -> np.ndarray:
     """Quantize the columns of `w` [N, K], which is used up, from left to right."""
-    codes = np.empty(w.shape, np.int8 if fmt.family.signed else np.uint8)
+    family = fmt.family
+    codes = np.empty(w.shape, np.int8 if family.signed else np.uint8)
     for begin in range(0, w.shape[1], _BLOCK):
         end = min(begin + _BLOCK, w.shape[1])
         errors = np.empty((len(w), end - begin), np.float32)
         for j in range(begin, end):
-            shift = np.float32(0) if zero is None else zero[:, j].astype(np.float32)
-            codes[:, j] = fmt.family.encode(np.rint(w[:, j] / scale[:, j]) + shift)
-            decoded = (fmt.family.decode(codes[:, j]) - shift) * scale[:, j]
+            scaled = (w[:, j] - offset[:, j]) / scale[:, j]
+            codes[:, j] = family.encode((np.rint(scaled) if fmt.is_integer else scaled) + shift[:, j])
+            decoded = (family.decode(codes[:, j]) - shift[:, j]) * scale[:, j] + offset[:, j]
             error = (w[:, j] - decoded) / factor[j, j]
             w[:, j:end] -= np.outer(error, factor[j, j:end])
             errors[:, j - begin] = error

@@ -1,4 +1,7 @@
-"""Schemes: the names people know, as data. The file `W4A16.toml` is the scheme W4A16; this folder is the registry."""
+"""Schemes: the names people know, as data. The file `W4A16.toml` is the scheme W4A16; this folder is the registry.
+
+The text of a format is a scheme too: weights in that format, activations in floating point.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,9 @@ from functools import cache
 from pathlib import Path
 
 from qcc.ir.errors import BadInput
-from qcc.ir.format import Format, Scale
+from qcc.ir.format import Format
+from qcc.ir.formats import load_element
+from qcc.ir.level import Level
 
 _FOLDER = Path(__file__).parent
 
@@ -21,12 +26,12 @@ class Scheme:
     name: str
     summary: str
     weight: str = ""
-    """Element type of weights, such as `i4`."""
+    """Element type of weights, such as `i4`, or a whole format, such as `e2m1, e8m0 per 32`."""
     group: int = 0
     """Weights of a row that share a scale; 0: the whole row (one scale an output channel)."""
     asymmetric: bool = False
     activation: str = ""
-    """Element type of activations; empty: float."""
+    """Element type of activations, or a whole format; empty: float."""
     dynamic: bool = False
     """Scales of activations are computed at run time, by group where weights have groups; else they are calibrated."""
     scale: str = "f32"
@@ -39,7 +44,12 @@ class Scheme:
     @property
     def bits(self) -> int:
         """Bits of a weight; 32 for float."""
-        return int(self.weight[1:]) if self.weight else 32
+        return load_element(self.weight).bits if self.is_element else self.linear_format().bits if self.weight else 32
+
+    @property
+    def is_element(self) -> bool:
+        """Whether `weight` is an element type, whose scales the other fields describe, and no whole format."""
+        return bool(self.weight) and "," not in self.weight and " " not in self.weight
 
     @property
     def needs_calibration(self) -> bool:
@@ -53,6 +63,8 @@ class Scheme:
 
     def linear_format(self, group_size: int = 0) -> Format:
         """The format of a weight [N, K]."""
+        if not self.is_element:
+            return Format.parse(self.weight)
         group = group_size or self.group
         return self._format((group,) if group else (None,))
 
@@ -82,20 +94,23 @@ class Scheme:
         """The format of activations, None where they stay float."""
         if not self.activation:
             return None
+        if "," in self.activation:
+            return Format.parse(self.activation)
         group = group_size or self.group
         block = (group,) if self.dynamic and group else None
         symmetric = self.activation[0] == "i"
-        return Format(self.activation, (Scale(self.scale, block),), None if symmetric else self.activation)
+        shared = Level(self.scale, block)
+        return Format(self.activation, (shared,), None if symmetric else Level(self.activation, block))
 
     @property
     def bias_format(self) -> Format:
         """The format of a bias [N] in a scheme that has one."""
-        return Format(self.bias, (Scale(self.scale, None),))
+        return Format(self.bias, (Level(self.scale, None),))
 
     def _format(self, block: tuple[int | None, ...]) -> Format:
         element = f"u{self.bits}" if self.asymmetric else self.weight
-        shared = Scale(self.scale, None if self.per_tensor else block)
-        return Format(element, (shared,), element if self.asymmetric else None)
+        shared = Level(self.scale, None if self.per_tensor else block)
+        return Format(element, (shared,), Level(element, shared.block) if self.asymmetric else None)
 
 
 def names() -> list[str]:
@@ -105,10 +120,12 @@ def names() -> list[str]:
 
 @cache
 def load(name: str) -> Scheme:
-    """The scheme called `name`, in any case."""
+    """The scheme called `name`, in any case, or the one of a format's text; `GGUF:` may stand before GGUF's types."""
     known = {n.upper(): n for n in names()}
-    found = known.get(name.upper())
+    found = known.get(name.upper().removeprefix("GGUF:"))
+    if found is None and ("," in name or " " in name):
+        return Scheme(str(Format.parse(name)), "weights as given, float activations", weight=str(Format.parse(name)))
     if found is None:
-        raise BadInput(f"no scheme is called {name!r}", hint=f"known schemes: {', '.join(names())}")
+        raise BadInput(f"no scheme is called {name!r}", hint=f"known schemes: {', '.join(names())}, or a format's text")
     data = tomllib.loads((_FOLDER / f"{found}.toml").read_text())
     return Scheme(found, **data)

@@ -20,6 +20,7 @@ from qcc.ir import errors
 from qcc.ir.errors import QccError
 from qcc.ir.format import Format
 from qcc.ir.program import StoredCodes
+from qcc.ir.quantized import Quantized, part_names
 from qcc.ir.weights import WeightStore
 
 MODEL = "model.onnx"
@@ -56,9 +57,10 @@ def _capture(path: Path, folder: Path) -> None:
     store, formats = WeightStore(), {}
     for name, codes in model.stored.items():
         formats[name] = [str(codes.format), codes.source]
-        if not any(codes.codes is store[key] for key in store):
-            store[f"{name}.codes"], store[f"{name}.scale"] = codes.codes, codes.scale
-    shared = {n: next(k for k in store if store[k] is c.codes) for n, c in model.stored.items()}
+        if not any(codes.value.codes is store[key] for key in store):
+            for which, array in codes.value.parts.items():
+                store[f"{name}.{which}"] = array
+    shared = {n: next(k for k in store if store[k] is c.value.codes) for n, c in model.stored.items()}
     store.save(folder / _CODES)
     (folder / _TOKENIZER).write_text(model.tokenizer, encoding="utf-8")
     facts = {
@@ -95,11 +97,11 @@ def _read(folder: Path) -> CapturedLanguage:
         **facts["spec"] | {"cache": CacheShape(**facts["spec"]["cache"]), "eos": tuple(facts["spec"]["eos"])}
     )
     store = WeightStore.open(folder / _CODES)
-    stored = {
-        name: StoredCodes(Format.parse(text), store[f"{key}.codes"], store[f"{key}.scale"], None, source)
-        for name, key in facts["codes"].items()
-        for text, source in [facts["formats"][name]]
-    }
+    stored: dict[str, StoredCodes] = {}
+    for name, key in facts["codes"].items():
+        fmt, source = Format.parse(facts["formats"][name][0]), facts["formats"][name][1]
+        value = Quantized(fmt, {which: store[f"{key}.{which}"] for which in part_names(fmt)})
+        stored[name] = StoredCodes(value, source)
     tokenizer = (folder / _TOKENIZER).read_text(encoding="utf-8")
     return CapturedLanguage(spec, tokenizer, stored, facts["decoded"])
 

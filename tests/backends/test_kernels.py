@@ -29,6 +29,9 @@ CONVOLUTION = 60
 CHAINED = 32
 """Codes between two layers may differ by one where the float results lie near the middle of two."""
 
+SUMS = 80.0
+"""Decibels where blocks of activations are summed by themselves: what cancels inside a block is rounded twice."""
+
 Weights = dict[str, NDArray[Any]]
 
 
@@ -57,6 +60,12 @@ def test_matmul_nbits(
     monkeypatch.setattr(schemes, "load", lambda name: scheme)
     subject = quantized(matmul(k), "TEST")
     agree(subject, "matmul_nbits", tmp_path, extremes(3, k), FLOAT if level == 1 else 100)
+
+
+@pytest.mark.parametrize("k", [256, 320])
+@pytest.mark.parametrize("scheme", ["Q4_1", "Q4_K", "Q5_1", "Q5_K", "Q2_K"])
+def test_matmul_nbits_with_minima_as_sums_of_activations(scheme: str, k: int, tmp_path: Path) -> None:
+    agree(quantized(matmul(k), scheme), "matmul_nbits_offset", tmp_path, extremes(3, k), SUMS)
 
 
 @pytest.mark.parametrize("group", [16, 64, 128, 256])
@@ -277,7 +286,11 @@ SPEED = Speed(
         ("q.linear", "u4, f32 per 32", None, False, {"expansion"}),
         ("q.linear", "u4, f32 per 32, zero i4", None, False, {"expansion"}),
         ("q.linear", "i4, f16 per 32", None, False, {"expansion"}),
-        ("q.linear", "i3, f32 per 32", None, False, set()),
+        ("q.linear", "i3, f32 per 32", None, False, {"expansion"}),
+        ("q.linear", "u4, f32 per 32, minus f32 per 32", None, False, {"matmul_nbits_offset", "expansion"}),
+        ("q.linear", "u4, f16 per 32, minus f16 per 32", None, False, {"expansion"}),
+        ("q.linear", "i4, f32 per 32, plus f32 per 32", None, False, {"expansion"}),
+        ("q.linear", "e2m1, e4m3 per 16, f32 per tensor", None, False, {"expansion"}),
         ("q.linear", "i8, f32 per *", "u8, f32 per tensor, zero u8", True, {"dynamic_quantize_matmul", "expansion"}),
         ("q.linear", "i8, f32 per *", "u8, f32 per tensor, zero u8", False, {"qdq_linear", "expansion"}),
         ("q.conv", "i8, f32 per *", "u8, f32 per tensor, zero u8", False, {"qdq_conv", "expansion"}),

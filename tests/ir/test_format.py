@@ -13,19 +13,20 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from qcc.ir import formats
-from qcc.ir.errors import BadInput, NotSupported
-from qcc.ir.format import Format, Scale
+from qcc.ir.errors import BadInput
+from qcc.ir.format import Format
+from qcc.ir.level import Level
 
 INTEGERS = [f"{sign}{bits}" for sign in "iu" for bits in range(1, 9)]
 SCALES = st.builds(
-    Scale,
+    Level,
     st.sampled_from(["f32", "f16", "e8m0"]),
     st.none() | st.lists(st.none() | st.integers(1, 256), min_size=1, max_size=4).map(tuple),
 )
 FORMATS = st.builds(
-    Format,
+    lambda element, scale, zero: Format(element, (scale,), None if zero is None else Level(zero, scale.block)),
     st.sampled_from(INTEGERS),
-    st.tuples(SCALES),
+    SCALES,
     st.none() | st.sampled_from([*INTEGERS, "f32", "f16"]),
 )
 
@@ -78,11 +79,6 @@ def test_text_that_is_no_format_is_refused(text: str, message: str) -> None:
     assert caught.value.hint
 
 
-def test_scales_of_scales_are_not_supported_yet() -> None:
-    with pytest.raises(NotSupported, match="2 levels of scales"):
-        Format.parse("i4, f16 per 32, f32 per tensor")
-
-
 @pytest.mark.parametrize("name", INTEGERS)
 def test_integer_element_covers_its_codes(name: str) -> None:
     element = formats.load_element(name)
@@ -110,7 +106,7 @@ def blocked(draw: st.DrawFn) -> tuple[Format, tuple[int, ...]]:
     """A format and a shape that it fits; blocks may be ragged, whole, or longer than the axis."""
     shape = draw(SHAPES)
     block = draw(st.none() | st.lists(st.none() | st.integers(1, 9), min_size=1, max_size=len(shape)).map(tuple))
-    return Format("i4", (Scale("f32", block),)), shape
+    return Format("i4", (Level("f32", block),)), shape
 
 
 def block_at(fmt: Format, shape: tuple[int, ...], index: tuple[int, ...]) -> tuple[int, ...]:
@@ -181,7 +177,7 @@ def quantizable(draw: st.DrawFn) -> tuple[Format, np.ndarray, np.ndarray, np.nda
     shape = draw(hnp.array_shapes(min_dims=1, max_dims=3, min_side=1, max_side=6))
     block = draw(st.none() | st.lists(st.none() | st.integers(1, 4), min_size=1, max_size=len(shape)).map(tuple))
     zero = draw(st.none() | st.just(element))
-    fmt = Format(element, (Scale("f32", block),), zero)
+    fmt = Format(element, (Level("f32", block),), None if zero is None else Level(zero, block))
     low, high = fmt.family.low, fmt.family.high
     blocks = fmt.scale_shape(shape)
     scale = draw(hnp.arrays(np.float32, blocks, elements=st.floats(2**-60, 2**60, width=32)))

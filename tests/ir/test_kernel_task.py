@@ -14,7 +14,7 @@ from qcc.backends.onnxruntime.lower import lower
 from qcc.backends.onnxruntime.speed import Speed
 from qcc.backends.onnxruntime.tasks import choice_of, choose, kernel_tasks
 from qcc.ir.dialects.q import Linear, QuantizedOp, Weight
-from qcc.ir.errors import BadInput, NotSupported
+from qcc.ir.errors import BadInput
 from qcc.ir.execute import Reference, run
 from qcc.ir.format import Format
 from qcc.ir.kernel_task import Choice, KernelTask, Picker, assign, cheapest, from_mapping
@@ -218,10 +218,10 @@ def test_the_cheapest_choice_is_the_default_and_the_first_where_equal() -> None:
     assert assign([(op, task)], lambda _: [one, two, three])[0].choice is two
 
 
-def test_format_without_a_kernel_is_not_supported() -> None:
-    task = replace(kernel_tasks(layer(), TARGET)[0][1], weight_format=Format.parse("i3, f32 per 32"))
-    with pytest.raises(NotSupported, match=r"no kernel for q\.linear with i3, f32 per 32"):
-        kernels.offers(task, EVEN)
+@pytest.mark.parametrize("text", ["i3, f32 per 32", "e2m1, e4m3 per 16, f32 per tensor", "k16 in f16 per *"])
+def test_format_without_a_kernel_of_its_own_is_expanded(text: str) -> None:
+    task = replace(kernel_tasks(layer(), TARGET)[0][1], weight_format=Format.parse(text))
+    assert [choice.kernel for choice in kernels.offers(task, EVEN)] == ["expansion"]
 
 
 def test_codes_of_odd_widths_take_the_next_one() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from qcc.ir.dialects.q import Quantize, part
 from qcc.ir.execute import run
 from qcc.ir.format import Format
 from qcc.ir.program import Program, StoredCodes
+from qcc.ir.quantized import Quantized
 from qcc.ir.verify import compare
 from qcc.passes import pipeline
 from qcc.passes.pipeline import QuantizeOptions
@@ -35,11 +35,11 @@ def stored(text: str, rows: int, columns: int, seed: int = 0) -> StoredCodes:
     codes = rng.integers(fmt.family.low, fmt.family.high + 1, (rows, columns), np.int8)
     codes[0, :2] = fmt.family.low, fmt.family.high
     scale = rng.uniform(0.001, 0.02, (rows, columns // block[-1])).astype(np.float32)
-    return StoredCodes(fmt, codes, scale, None, "TEST")
+    return StoredCodes(Quantized.plain(fmt, codes, scale), "TEST")
 
 
 def decoded(codes: StoredCodes) -> Array:
-    return codes.format.decode(codes.codes, codes.scale, codes.zero)
+    return codes.value.decode()
 
 
 def layers(codes: StoredCodes) -> Program:
@@ -86,8 +86,8 @@ def test_codes_are_kept_up_to_the_width_of_the_scheme(text: str) -> None:
 def test_kept_codes_are_the_very_ones() -> None:
     codes = stored("i5, f32 per 32", 64, 64)
     after = quantized(layers(codes), "W8A16")
-    np.testing.assert_array_equal(after.weights[part("w.q", "codes")], codes.codes)
-    np.testing.assert_array_equal(after.weights[part("w.q", "scale")], codes.scale)
+    np.testing.assert_array_equal(after.weights[part("w.q", "codes")], codes.value.codes)
+    np.testing.assert_array_equal(after.weights[part("w.q", "scale")], codes.value.scale)
     assert any("kept as i5, f32 per 32, the TEST of its file" in r for r in reasons(after, "quantized"))
 
 
@@ -97,7 +97,7 @@ def test_codes_of_a_weight_that_was_changed_are_not_kept() -> None:
     changed.weights["w"] = changed.weights["w"] * np.float32(1.5)
     assert not any("kept" in r for r in reasons(quantized(changed, "W8A16"), "quantized"))
     turned = layers(codes)
-    turned.stored = {"w": dataclasses.replace(codes, codes=np.ascontiguousarray(codes.codes.T))}
+    turned.stored = {"w": StoredCodes(Quantized.plain(codes.format, codes.value.codes.T.copy(), codes.value.scale), "TEST")}
     assert not any("kept" in r for r in reasons(quantized(turned, "W8A16"), "quantized"))
 
 
@@ -134,7 +134,9 @@ def test_tied_table_that_is_asked_for_narrower_is_quantized_again_and_stays_one(
 def test_widened_codes_are_the_same_numbers(text: str) -> None:
     before = quantized(layers(stored(text, 64, 64)), "W8A16")
     after = before.clone()
-    widen(after)
+    for op in list(after.weight_ops()):
+        if op.weight.endswith(".q"):
+            widen(op, after)
     wide = {"i3": "i4", "i5": "i8", "i6": "i8", "i7": "i8"}.get(text[:2], text[:2])
     assert formats(after)["b"] == wide + text[2:]
     feeds = {"x": normal(3, 64, seed=5)}

@@ -116,7 +116,7 @@ def test_the_search_is_never_worse_than_the_plain_range(fmt: Format, kind: str) 
     weight = weight.astype(np.float32)
     for block in blocks(weight, fmt):
         baseline = float(((plain(block, fmt)[0] - block) ** 2).sum())
-        alone = Format(fmt.element, (Format.parse("i8, f32 per tensor").scale,), fmt.zero)
+        alone = Format.parse(f"{fmt.element}, f32 per tensor" + (f", zero {fmt.zero_dtype}" if fmt.zero else ""))
         assert squared_error(block, alone) <= baseline * (1 + 1e-4)
 
 

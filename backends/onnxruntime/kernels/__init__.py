@@ -48,7 +48,9 @@ def load(name: str) -> Kernel:
 
 def offers(task: KernelTask, speed: Speed) -> list[Choice]:
     """Every choice for a task, from all kernels; `NotSupported` where there is none. Infinite costs are no choice."""
-    found = [c for name in names() for c in load(name).offers(task, speed) if c.cost < math.inf]
+    fmt = task.weight_format
+    reading = names() if fmt.is_plain else ["matmul_nbits_offset", "expansion"]  # the others know one level of scales
+    found = [c for name in reading for c in load(name).offers(task, speed) if c.cost < math.inf]
     if not found:
         raise NotSupported(
             f"ONNX Runtime has no kernel for {task.op} with {task.weight_format}",

@@ -18,9 +18,7 @@ from . import natural
 
 
 def offers(task: KernelTask, speed: Speed) -> list[Choice]:
-    """One choice for codes that fill bytes: 1, 2, 4 or 8 bits."""
-    if 8 % task.weight_format.bits:
-        return []
+    """One choice for any format."""
     size = 1
     for extent in task.weight:
         size *= extent

@@ -28,12 +28,11 @@ def offers(task: KernelTask, speed: Speed) -> list[Choice]:
         task.op != "q.linear"
         or not block
         or fmt.bits not in _BITS
-        or fmt.element[0] not in "iu"
         or fmt.scale.dtype != "f32"
     ):
         return []
     symmetric = fmt.family.signed and fmt.zero is None
-    if not symmetric and fmt.zero != f"u{fmt.bits}":
+    if not symmetric and fmt.zero_dtype != f"u{fmt.bits}":
         return []
     activation = task.activation_format
     if activation is not None and not (
@@ -61,6 +60,11 @@ def _block(task: KernelTask) -> int:
 
 def lower(op: QuantizedOp, choice: Choice, lowering: Lowering) -> SSAValue:
     """One MatMulNBits, and an addition where there is a bias."""
+    return lowering.add_bias(op, product(op, choice, lowering))
+
+
+def product(op: QuantizedOp, choice: Choice, lowering: Lowering) -> SSAValue:
+    """The MatMulNBits alone."""
     parameters = dict(choice.parameters)
     type_, _ = lowering.weight(op)
     n, k = type_.shape
@@ -69,7 +73,7 @@ def lower(op: QuantizedOp, choice: Choice, lowering: Lowering) -> SSAValue:
     codes = lowering.part(op, "codes", (n, blocks, block * bits // 8))
     scale = lowering.part(op, "scale", (n, blocks))
     zero = None
-    if type_.format.zero is not None:
+    if type_.format.zero_level is not None:
         zero = lowering.part(op, "zero", (n, math.ceil(blocks * bits / 8)))
     attributes: dict[str, object] = {
         "K": k,
@@ -79,5 +83,4 @@ def lower(op: QuantizedOp, choice: Choice, lowering: Lowering) -> SSAValue:
         "accuracy_level": parameters["accuracy_level"],
     }
     operands = [lowering.float_operand(op), codes, scale, zero]
-    product = lowering.build(op).op("msft.MatMulNBits", operands, op.results[0].type, attributes, node=op.node)
-    return lowering.add_bias(op, product)
+    return lowering.build(op).op("msft.MatMulNBits", operands, op.results[0].type, attributes, node=op.node)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qcc.ir.errors import QccError
-from qcc.ir.format import Format, Scale
+from qcc.ir.format import Format
+from qcc.ir.level import Level
 from qcc.ir.verify import EXACT
 
 _DTYPES = {"f32": "float32", "f16": "float16"}
@@ -70,10 +71,10 @@ def format_in_words(text: str) -> str:
         words = f"{fmt.bits}-bit {kind} codes, {_scale(fmt.scale)}"
     except QccError:
         return ""
-    return f"{words}, with a zero point" if fmt.zero else words
+    return f"{words}, with a zero point" if fmt.zero is not None else words
 
 
-def _scale(scale: Scale) -> str:
+def _scale(scale: Level) -> str:
     dtype, block = _DTYPES.get(scale.dtype, scale.dtype), scale.block
     if block is None:
         return f"one {dtype} scale"

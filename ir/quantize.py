@@ -1,0 +1,335 @@
+"""Round to nearest in any format: scales from the range of each block, every level of them, then the codes.
+
+    s = max |w| / high  (or the range over the codes)     scale1 = round(max s / high1), scale = round(s / scale1), ...
+    codes = encode((w +- offset) / (scale * scale1 ...) + zero)
+
+Scales that are powers of two follow the OCP Microscaling specification 1.0, section 6.3: floor(log2 max |w|) less the
+exponent of the element's largest value, so values up to twice the range may clip. `passes/algorithms` chooses better.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from .errors import BadInput
+from .format import Format
+from .formats import ElementFamily
+from .level import Level, holds, spread
+from .levels import level_dtype
+from .quantized import Quantized, combined, combined_scale, inner_blocks, outlier_rows
+
+_TINY = np.finfo(np.float32).tiny
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What the blocks of the innermost scales ask for, float32 [blocks]."""
+
+    scale: np.ndarray
+    offset: np.ndarray
+    """What is added after scaling, or taken away, as the format says."""
+    low: np.ndarray
+    """The least value that is not clipped; zero points make it the lowest code."""
+
+
+Choose = Callable[[np.ndarray, Format, ElementFamily], Steps]
+"""Chooses scales for blocks float32 [blocks, elements] in one element of a format."""
+
+
+def quantize(
+    x: np.ndarray,
+    fmt: Format,
+    *,
+    choose: Choose | None = None,
+    seed: int | None = None,
+    outlier_share: float = 0.005,
+) -> Quantized:
+    """`x` (float, finite) in `fmt`; `choose` picks the scales (default: the range of each block).
+
+    With a `seed` codes are rounded stochastically. Formats with outliers keep that share of the largest values, or of
+    the columns with the largest value; sparse formats keep the largest of each group. Raises `BadInput` for NaN,
+    infinity, and scales that their dtype does not hold.
+    """
+    x = np.asarray(x, np.float32)
+    if x.size and not np.isfinite(x).all():
+        place = tuple(map(int, np.argwhere(~np.isfinite(x))[0]))
+        raise BadInput(f"the value at {place} is {x[place]}: it has no code", hint="repair the weights")
+    rng = None if seed is None else np.random.default_rng(seed)
+    kept = _outliers(x, fmt, outlier_share)
+    dense = _pruned(_without(x, kept), fmt)
+    parts = {"order": np.arange(x.shape[-1], dtype=np.int32)} if fmt.permuted else {}
+    parts |= _parameters(dense, fmt, choose or by_range)
+    value = encode(dense, Quantized(fmt, parts), rng)
+    return Quantized(fmt, {**value.parts, **kept})
+
+
+def encode(x: np.ndarray, value: Quantized, rng: np.random.Generator | None = None) -> Quantized:
+    """`value`, whose scales, zero points, tables and choices stand, with the codes of `x`: nearest, ties to even."""
+    fmt, shape = value.format, x.shape
+    held = Quantized(fmt, {**value.parts, "codes": np.broadcast_to(np.int8(0), shape)})
+    order = value.parts.get("order")
+    x = x if order is None else x[..., order]
+    if fmt.offset is not None:
+        offset = fmt.offset.levels[0].spread(combined(held, fmt.offset.word, fmt.offset.levels), shape)
+        x = x + offset if fmt.offset.negative else x - offset
+    scale = combined_scale(held) if fmt.scales else None
+    codes = _codes(x, fmt, scale, held, rng)
+    codes = codes if order is None else np.ascontiguousarray(codes[..., np.argsort(order)])
+    return Quantized(fmt, {"codes": codes, **value.parts})
+
+
+def _codes(
+    x: np.ndarray, fmt: Format, scale: np.ndarray | None, held: Quantized, rng: np.random.Generator | None
+) -> np.ndarray:
+    zero = held.parts.get("zero")
+    if isinstance(fmt.zero, float):
+        scaled = _scaled(x, fmt, scale)
+        return fmt.family.encode((np.rint(scaled) if fmt.is_integer and rng is None else scaled) + np.float32(fmt.zero), rng)
+    if fmt.zero_level is not None and fmt.zero_level.block != fmt.scale.block:
+        shift = fmt.zero_level.spread(np.asarray(zero, np.float32), x.shape)
+        scaled = _scaled(x, fmt, scale)
+        return fmt.family.encode((np.rint(scaled) if fmt.is_integer and rng is None else scaled) + shift, rng)
+    if fmt.family.trained:
+        assert fmt.lookup is not None
+        table = np.asarray(held.parts["table"], np.float32)
+        blocks = fmt.lookup.blocks(_scaled(x, fmt, scale))
+        return fmt.lookup.restore(fmt.family.encode(blocks, rng, table.reshape(-1, table.shape[-1])), x.shape)
+    if len(fmt.choices) > 1:
+        assert fmt.lookup is not None
+        scaled = _scaled(x, fmt, scale)
+        choice = np.broadcast_to(fmt.lookup.spread(held.parts["choice"], x.shape), x.shape)
+        codes = np.empty(x.shape, np.int8 if fmt.family.signed else np.uint8)
+        for index, family in enumerate(fmt.families):
+            mask = choice == index
+            codes[mask] = family.encode(scaled[mask], rng)
+        return codes
+    assert scale is not None
+    return fmt.encode(x, scale, zero, rng)
+
+
+def _scaled(x: np.ndarray, fmt: Format, scale: np.ndarray | None) -> np.ndarray:
+    """`x` in units of the codes; 0 where the scale is 0."""
+    if scale is None:
+        return x
+    wide = fmt.scale.spread(scale, x.shape)
+    return np.where(wide == 0, np.float32(0), x / np.where(wide == 0, np.float32(1), wide))
+
+
+def by_range(blocks: np.ndarray, fmt: Format, family: ElementFamily) -> Steps:
+    """The least scale that clips nothing; 1 for blocks of next to nothing. The default of `quantize`."""
+    low, high = blocks.min(axis=1, initial=0.0), blocks.max(axis=1, initial=0.0)
+    return steps_of(low, high, fmt, family)
+
+
+def steps_of(low: np.ndarray, high: np.ndarray, fmt: Format, family: ElementFamily) -> Steps:
+    """Scale and offset that map ranges [low, high], which hold 0, onto the codes of an element; float32 [blocks]."""
+    offset = np.zeros_like(low, np.float32)
+    if fmt.offset is not None:
+        scale = (high.astype(np.float64) - low) / (family.high - family.low)
+        offset = (low - np.float64(family.low) * scale).astype(np.float32)
+        offset = -offset if fmt.offset.negative else offset
+    elif fmt.zero_level is not None:
+        scale = (high.astype(np.float64) - low) / (family.high - family.low)
+    else:
+        centre = float(fmt.zero) if isinstance(fmt.zero, float) else 0.0
+        ends = ((low, family.low - centre), (high, family.high - centre))
+        scale = np.maximum(*(v / end if end else v * 0 for v, end in ends))
+    return Steps(np.where(scale > _TINY, scale, 1.0).astype(np.float32), offset, low.astype(np.float32))
+
+
+def _parameters(x: np.ndarray, fmt: Format, choose: Choose) -> dict[str, np.ndarray]:
+    """Every part but the codes."""
+    if not fmt.scales:
+        return {"table": _table(x, fmt)}
+    if len(fmt.choices) > 1:
+        return _chosen(x, fmt, choose)
+    family = fmt.family
+    steps = choose(fmt.scale.blocks(x), fmt, family if not family.trained else load_unit())
+    parts = _fit_scales(steps.scale, fmt, family, x.shape)
+    parts |= _fit_offset(steps.offset, fmt, x.shape) if fmt.offset is not None else {}
+    scale = combined_scale(_held(fmt, parts, x.shape))
+    if fmt.zero_level is not None:
+        parts["zero"] = _zero_points(steps.low.reshape(scale.shape), scale, fmt, x.shape)
+    if family.trained:
+        parts["table"] = _table(_scaled(x, fmt, scale), fmt)
+    return parts
+
+
+def load_unit() -> ElementFamily:
+    """What a codebook is scaled to: [-1, 1]."""
+    from .formats import load_element
+
+    return load_element("nf4")
+
+
+def _held(fmt: Format, parts: dict[str, np.ndarray], shape: tuple[int, ...]) -> Quantized:
+    return Quantized(fmt, {**parts, "codes": np.broadcast_to(np.int8(0), shape)})
+
+
+def _table(x: np.ndarray, fmt: Format) -> np.ndarray:
+    assert fmt.lookup is not None
+    blocks = fmt.lookup.blocks(x)
+    table = level_dtype(fmt.lookup.dtype).round(fmt.family.fit(blocks))
+    return table.reshape(*fmt.lookup.shape_of(x.shape), fmt.family.entries)
+
+
+def _chosen(x: np.ndarray, fmt: Format, choose: Choose) -> dict[str, np.ndarray]:
+    """Each element tried on every block of `lookup`; the one with the least squared error stays."""
+    assert fmt.lookup is not None
+    lookup, tried, errors = fmt.lookup, list[np.ndarray](), list[np.ndarray]()
+    for family in fmt.families:
+        scale = choose(fmt.scale.blocks(x), fmt, family).scale
+        parts = _fit_scales(scale, fmt, family, x.shape)
+        wide = fmt.scale.spread(combined_scale(_held(fmt, parts, x.shape)), x.shape)
+        safe = np.where(wide == 0, np.float32(1), wide)
+        off = family.decode(family.encode(x / safe)) * wide - x
+        errors.append((lookup.blocks(off) ** 2).sum(axis=1))
+        tried.append(scale)
+    choice = np.argmin(np.stack(errors), axis=0).astype(np.uint8).reshape(lookup.shape_of(x.shape))
+    pick = spread(choice, inner_blocks(lookup, fmt.scale, x.shape), fmt.scale.shape_of(x.shape))
+    pick = np.broadcast_to(pick, fmt.scale.shape_of(x.shape)).reshape(-1)
+    scale = np.stack(tried)[pick, np.arange(pick.size)]
+    return {**_fit_scales(scale, fmt, fmt.family, x.shape), "choice": choice}
+
+
+def _fit_scales(scale: np.ndarray, fmt: Format, family: ElementFamily, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    inner = scale.reshape(fmt.scale.shape_of(shape))
+    if fmt.mean is None:
+        return fit_levels(inner, "scale", fmt.scales, shape, high=family.high)
+    units = inner_blocks(fmt.mean, fmt.scale, shape)
+    mean = level_dtype(fmt.mean.dtype).round(_reduced(inner, units, np.mean))
+    rest = inner - spread(np.asarray(mean, np.float32), units, inner.shape)
+    return {**fit_levels(rest, "scale", fmt.scales, shape, high=family.high), "mean": mean}
+
+
+def _fit_offset(offset: np.ndarray, fmt: Format, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Levels of the offset; where its blocks are larger than those of the scales, the furthest one of each."""
+    assert fmt.offset is not None
+    level = fmt.offset.levels[0]
+    inner = offset.reshape(fmt.scale.shape_of(shape))
+    if level.block != fmt.scale.block:
+        raise BadInput(f"format {fmt}: to quantize, {level} must have the blocks of the scales")
+    if level_dtype(level.dtype).low >= 0:
+        inner = np.maximum(inner, 0)
+    return fit_levels(inner, fmt.offset.word, fmt.offset.levels, shape, high=None)
+
+
+def fit_levels(
+    wanted: np.ndarray, name: str, levels: tuple[Level, ...], shape: tuple[int, ...], *, high: float | None
+) -> dict[str, np.ndarray]:
+    """Numbers of nested levels whose product is nearest to `wanted` (one for each innermost block), from outside in.
+
+    Where the inner dtype has a largest value, an outer number is what lets its largest inner one just reach it.
+    `high` is the element's largest value, of which powers of two take the exponent (OCP MX 6.3); None: nearest power.
+    """
+    rest = np.asarray(wanted, np.float32)
+    parts: dict[str, np.ndarray] = {}
+    for index in reversed(range(1, len(levels))):
+        units = inner_blocks(levels[index], levels[0], shape)
+        peak = _reduced(np.abs(rest), units, np.max)
+        inside = level_dtype(levels[index - 1].dtype)
+        number = peak / np.float32(inside.high) if inside.high < 1e30 and inside.bits <= 8 and not _is_power(inside) else peak
+        number = np.where(number > _TINY, number, np.float32(1))
+        parts[f"{name}{index}"] = _rounded(number, levels[index], f"{name}{index}")
+        held = spread(np.asarray(parts[f"{name}{index}"], np.float32), units, rest.shape)
+        rest = np.where(held == 0, np.float32(0), rest / np.where(held == 0, np.float32(1), held))
+    parts[name] = _powers(rest, levels[0], high) if levels[0].dtype == "e8m0" else _rounded(rest, levels[0], name)
+    return parts
+
+
+def _is_power(dtype: object) -> bool:
+    return getattr(dtype, "name", "") == "e8m0"
+
+
+def _powers(scale: np.ndarray, level: Level, high: float | None) -> np.ndarray:
+    """`e8m0` scales for steps s = max / high: 2^(floor(log2 max) - floor(log2 high))."""
+    if high is None:
+        return level_dtype(level.dtype).round(scale)
+    peak = np.asarray(scale, np.float64) * high
+    exponent = np.frexp(peak)[1] - 1 - math.floor(math.log2(high))
+    return np.ldexp(1.0, np.clip(exponent, -127, 127)).astype(np.float32).astype(level_dtype(level.dtype).numpy)
+
+
+def _rounded(numbers: np.ndarray, level: Level, name: str) -> np.ndarray:
+    dtype = level_dtype(level.dtype)
+    if numbers.size and dtype.bits > 8 and np.abs(numbers).max() > dtype.high:
+        raise BadInput(
+            f"{name} reaches {np.abs(numbers).max():.4g}, which {level.dtype} does not hold", hint="use f32 or bf16 scales"
+        )
+    return dtype.round(np.asarray(numbers, np.float32))
+
+
+def _reduced(numbers: np.ndarray, units: tuple[int, ...], by: Callable[..., np.ndarray]) -> np.ndarray:
+    """Numbers reduced over groups of `units` along each axis; groups at the end may be smaller."""
+    level = Level("f32", units)
+    counts = level.shape_of(numbers.shape)
+    if by is np.max:
+        return level.blocks(numbers).max(axis=1, initial=0).reshape(counts)
+    total = level.blocks(numbers).sum(axis=1).reshape(counts)
+    return total / level.blocks(np.ones_like(numbers)).sum(axis=1).reshape(counts)
+
+
+def _zero_points(low: np.ndarray, scale: np.ndarray, fmt: Format, shape: tuple[int, ...]) -> np.ndarray:
+    """The zero point of each of its blocks: what the lowest value there, in steps, needs to become the lowest code."""
+    level = fmt.zero_level
+    assert level is not None
+    steps = -low / np.where(scale == 0, np.float32(1), scale)
+    if level.block != fmt.scale.block:
+        if not holds(level.block, fmt.scale.block):
+            raise BadInput(f"format {fmt}: to quantize, zero points take whole blocks of scales")
+        steps = _reduced(steps, inner_blocks(level, fmt.scale, shape), np.max)
+    zero = np.float32(fmt.family.low) + steps
+    dtype = level_dtype(level.dtype)
+    zero = np.clip(np.rint(zero), fmt.family.low, fmt.family.high) if dtype.is_integer else zero
+    return dtype.round(zero.astype(np.float32)).reshape(level.shape_of(shape))
+
+
+def _outliers(x: np.ndarray, fmt: Format, share: float) -> dict[str, np.ndarray]:
+    """The values to keep, as parts: columns, or single values by row."""
+    if fmt.outliers is None:
+        return {}
+    if x.ndim != 2:
+        raise BadInput(f"format {fmt}: outliers are of matrices, found shape {list(x.shape)}")
+    dtype = level_dtype(fmt.outliers.dtype)
+    if fmt.outliers.columns:
+        count = round(share * x.shape[1])
+        columns = np.sort(np.argsort(-np.abs(x).max(axis=0, initial=0), kind="stable")[:count]).astype(np.int32)
+        return {"outlier_columns": columns, "outlier_values": dtype.round(x[:, columns])}
+    count = round(share * x.size)
+    chosen = np.sort(np.argpartition(-np.abs(x).reshape(-1), count - 1)[:count]) if count else np.zeros(0, np.int64)
+    rows, columns = np.divmod(chosen, max(1, x.shape[1]))
+    start = np.zeros(x.shape[0] + 1, np.int32)
+    np.cumsum(np.bincount(rows, minlength=x.shape[0]), out=start[1:])
+    return {
+        "outlier_start": start,
+        "outlier_columns": columns.astype(np.int32),
+        "outlier_values": dtype.round(x[rows, columns]),
+    }
+
+
+def _without(x: np.ndarray, kept: dict[str, np.ndarray]) -> np.ndarray:
+    """`x` with 0 where a value is kept beside the codes."""
+    if not kept:
+        return x
+    x = np.array(x)
+    if "outlier_start" in kept:
+        x[outlier_rows(kept["outlier_start"]), kept["outlier_columns"]] = 0
+    else:
+        x[:, kept["outlier_columns"]] = 0
+    return x
+
+
+def _pruned(x: np.ndarray, fmt: Format) -> np.ndarray:
+    """`x` with all but the n largest of each m neighbours set to 0; the first ones where equal."""
+    if fmt.sparsity is None:
+        return x
+    n, m = fmt.sparsity
+    groups = Level("f32", (m,)).blocks(x)
+    order = np.argsort(-np.abs(groups), axis=1, kind="stable")
+    groups = np.array(groups)
+    np.put_along_axis(groups, order[:, n:], 0, axis=1)
+    return Level("f32", (m,)).restore(groups, x.shape)
