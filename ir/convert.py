@@ -50,16 +50,17 @@ def exact(numbers: np.ndarray, level: Level, what: str, where: str) -> np.ndarra
     return held
 
 
-def regroup(numbers: np.ndarray, level: Level, wanted: Level, shape: Sequence[int], what: str, where: str) -> np.ndarray:
+def regroup(
+    numbers: np.ndarray, level: Level, wanted: Level, shape: Sequence[int], what: str, where: str
+) -> np.ndarray:
     """Numbers of the blocks of one level for the blocks of another; `NotSupported` where such a block has several."""
     if level.block == wanted.block:
         return numbers.reshape(wanted.shape_of(shape))
     have, want = level.block_of(shape), wanted.block_of(shape)
     units = tuple(math.gcd(a, b) for a, b in zip(have, want, strict=True))
     counts = tuple(-(-d // u) for d, u in zip(shape, units, strict=True))
-    fine = np.broadcast_to(
-        spread(numbers.reshape(level.shape_of(shape)), [h // u for h, u in zip(have, units, strict=True)], counts), counts
-    )
+    repeats = [h // u for h, u in zip(have, units, strict=True)]
+    fine = np.broadcast_to(spread(numbers.reshape(level.shape_of(shape)), repeats, counts), counts)
     steps = tuple(w // u for w, u in zip(want, units, strict=True))
     first = fine[tuple(slice(None, None, s) for s in steps)]
     if not np.array_equal(np.broadcast_to(spread(first, steps, counts), counts), fine):
@@ -156,6 +157,9 @@ class _Conversion:
         numbers = self.source.family.decode(self.value.codes)
         numbers = numbers + shift if np.any(shift) else numbers  # -0 + 0 would be 0
         codes = family.encode(numbers)
+        below = (numbers == 0) & np.signbit(numbers)
+        if below.any() and (place := np.flatnonzero((family.table == 0) & np.signbit(family.table))).size:
+            codes[below] = place[0]
         lost = family.decode(codes) != numbers
         if lost.any():
             place = tuple(map(int, np.argwhere(lost)[0]))
@@ -190,9 +194,9 @@ class _Conversion:
     def _offset_of_zero(self, zero: np.ndarray, level: Level) -> dict[str, np.ndarray]:
         offset = self.target.offset
         assert offset is not None
-        if len(offset.levels) > 1:
+        wanted, *more = offset.levels
+        if more:
             raise self._refuse("minima of several levels cannot be made out of zero points")
-        wanted = offset.levels[0]
         scale = regroup(combined_scale(self.value), self.source.scale, wanted, self.shape, "scale", self.where)
         numbers = scale * regroup(zero, level, wanted, self.shape, "zero point", self.where)
         numbers = numbers if offset.negative else -numbers
@@ -201,12 +205,13 @@ class _Conversion:
     def _offset_of_offset(self) -> dict[str, np.ndarray]:
         have, want = self.source.offset, self.target.offset
         assert have is not None and want is not None
-        if len(want.levels) > 1:
+        wanted, *more = want.levels
+        if more:
             raise self._refuse("minima of several levels cannot be made out of others")
         numbers = combined(self.value, have.word, have.levels)
         numbers = numbers if have.negative == want.negative else -numbers
-        held = regroup(numbers, have.levels[0], want.levels[0], self.shape, "minimum", self.where)
-        return {want.word: exact(held, want.levels[0], "minimum", self.where)}
+        held = regroup(numbers, have.levels[0], wanted, self.shape, "minimum", self.where)
+        return {want.word: exact(held, wanted, "minimum", self.where)}
 
     def _wide(self, numbers: np.ndarray, level: Level) -> np.ndarray:
         return self.value.arranged(numbers, level)

@@ -121,5 +121,3 @@ def _conv(op: Conv, dequantized: Callable[[SSAValue], SSAValue], build: Builder)
 def conv_attributes(op: Conv) -> dict[str, object]:
     """The ONNX attributes of a `q.conv`."""
     return {name: value for name, value in op.parameters.items() if name in Conv.convolution}
-
-

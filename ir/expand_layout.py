@@ -1,6 +1,6 @@
 """Packed bytes back into codes, in standard operators: the steps of a layout's lowering, undone in reverse.
 
-    bytes -> one int32 a slot (shifts and masks) -> reshapes, transposes, gathers -> two's complement
+bytes -> one int32 a slot (shifts and masks) -> reshapes, transposes, gathers -> two's complement
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from xdsl.ir import SSAValue
 
 from . import types
 from .builder import I32, Builder
-from .errors import NotSupported
-from .layout import AnyLayout, Record, lowering
+from .layout import AnyLayout, lowering
 from .layout.steps import Cut, Pad, Reshape, Step, Swizzle, Transpose, Xor
 
 
@@ -22,16 +21,14 @@ def unpacked(
     packed: SSAValue, bits: int, signed: bool, layout: AnyLayout, shape: tuple[int, ...], build: Builder
 ) -> SSAValue:
     """int32 codes of `shape` from the bytes that `pack` made of them."""
-    if isinstance(layout, Record):
-        raise NotSupported(f"record `{layout}` has no expansion: it interleaves parts", hint="unpack it by qcc.ir.layout")
     planes = layout.bits_first()
     slots, width = (layout.size(shape), bits) if planes is None else (planes.size((bits, *shape)), 1)
     flat = build.crop(_slots(build.reshape(packed, [-1]), _count(packed), width, build), [slots])
     if planes is None:
-        codes = _undone(lowering(layout, shape), flat, build)
+        codes = undone(lowering(layout, shape), flat, build)
     else:  # the bits of codes are flipped, and each slot holds one of them
         steps = [step for step in lowering(planes, (bits, *shape)) if not isinstance(step, Xor)]
-        codes = _joined(_undone(steps, flat, build), bits, shape, build)
+        codes = _joined(undone(steps, flat, build), bits, shape, build)
         codes = _flipped(codes, layout.xor, build) if layout.xor else codes
     if signed:
         half = build.constant(np.array(1 << (bits - 1), np.int32))
@@ -39,7 +36,8 @@ def unpacked(
     return codes
 
 
-def _undone(steps: Sequence[Step], value: SSAValue, build: Builder) -> SSAValue:
+def undone(steps: Sequence[Step], value: SSAValue, build: Builder) -> SSAValue:
+    """The steps of a lowering, the last one first."""
     for step in reversed(steps):
         match step:
             case Pad():
@@ -83,7 +81,7 @@ def _rejoined(value: SSAValue, step: Cut, build: Builder) -> SSAValue:
     for steps, begin, end in ((step.body, 0, step.body_size), (step.tail, step.body_size, total)):
         bounds = [build.constant(np.array([v], np.int64)) for v in (begin, end, 0)]
         part = build.op("onnx.Slice", [value, *bounds], types.tensor_type(I32, [end - begin]))
-        sides.append(_undone(steps, part, build))
+        sides.append(undone(steps, part, build))
     dims = [list(_static(side)) for side in sides]
     dims[0][step.axis] += dims[1][step.axis]
     return build.op("onnx.Concat", sides, types.tensor_type(I32, dims[0]), {"axis": step.axis})

@@ -63,12 +63,12 @@ def _clipped(value: SSAValue, family: ElementFamily, build: Builder) -> SSAValue
 
 
 def _rounded(x: SSAValue, element: str, build: Builder) -> SSAValue:
-    """The nearest values of a small float element: a multiple of the step of the binade that holds |x|, ties to even."""
+    """The nearest values of a small float element: multiples of the step of the binade that holds |x|, ties to even."""
     family = load_element(element)
     values = np.unique(np.abs(family.table[np.isfinite(family.table)])).astype(np.float64)
     steps = np.diff(values)
     if len(values) < 3 or np.any(np.diff(steps) < 0):
-        raise NotSupported(f"activations in {element} have no expansion", hint="use a small float, as e4m3, or integers")
+        raise NotSupported(f"activations in {element} have no expansion", hint="use e4m3 or integers")
     starts = np.flatnonzero(np.diff(steps)) + 1  # where the step grows
     magnitude = _clipped(build.unary("Abs", x), family, build)
     step = build.scalar(float(steps[0]))

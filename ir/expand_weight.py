@@ -17,10 +17,13 @@ from . import types
 from .builder import F32, I32, Builder
 from .dialects.q import Weight, part
 from .expand_layout import unpacked
+from .expand_record import RecordParts, signed
 from .formats import load_element
+from .layout import Record
 from .level import Level
+from .levels import level_dtype
 from .program import Program
-from .quantized import inner_blocks, outlier_rows
+from .quantized import inner_blocks, outlier_rows, part_bits
 from .types import QuantizedType
 
 
@@ -40,6 +43,10 @@ class _Weight:
         self.op, self.format, self.shape = op, type_.format, type_.shape
         self.layout, self.store, self.build = type_.layout, program.weights, build
         self.levels = self.format.levels()
+        self.record: RecordParts | None = None
+        if isinstance(self.layout, Record):
+            bits = part_bits(self.format)
+            self.record = RecordParts(self._weight("codes"), self.layout, bits, self.shape, build)
 
     def decoded(self) -> SSAValue:
         fmt, build = self.format, self.build
@@ -62,16 +69,14 @@ class _Weight:
     def _elements(self) -> SSAValue:
         """Codes as the unscaled values of their elements."""
         fmt, build = self.format, self.build
-        codes = self._weight("codes")
-        if self.layout is not None:
-            codes = unpacked(codes, fmt.bits, fmt.family.signed, self.layout, self.shape, build)
+        codes = self._codes()
         if fmt.is_integer:
             return build.cast(codes, F32)
         index = build.cast(codes, I32)
-        if fmt.family.trained:
+        if fmt.codebook is not None:
             assert fmt.lookup is not None
-            table = self._numbers("table", fmt.lookup, (*fmt.lookup.shape_of(self.shape), fmt.family.entries))
-            index = self._shifted(index, np.arange(self._blocks(fmt.lookup)), fmt.family.entries)
+            table = self._numbers("table", fmt.lookup, (*fmt.lookup.shape_of(self.shape), fmt.codebook.entries))
+            index = self._shifted(index, np.arange(self._blocks(fmt.lookup)), fmt.codebook.entries)
             return self._gather(build.reshape(table, [-1]), index)
         tables = np.stack([family.table for family in fmt.families])
         if fmt.family.signed:  # a table is by bit pattern
@@ -84,6 +89,16 @@ class _Weight:
         values = np.where(np.isnan(tables), 0, tables).astype(np.float32)
         return self._gather(build.constant(values.reshape(-1)), index)
 
+    def _codes(self) -> SSAValue:
+        fmt = self.format
+        if self.record is not None:
+            raw = self.record.raw("codes")
+            return signed(raw, fmt.bits, self.build) if fmt.family.signed else raw
+        codes = self._weight("codes")
+        if self.layout is None or isinstance(self.layout, Record):
+            return codes
+        return unpacked(codes, fmt.bits, fmt.family.signed, self.layout, self.shape, self.build)
+
     def _blocks(self, level: Level) -> int:
         return int(np.prod(level.shape_of(self.shape), dtype=np.int64))
 
@@ -91,7 +106,9 @@ class _Weight:
         assert self.format.lookup is not None
         if len(blocks) == 1:
             return index
-        starts = self.build.constant((blocks * entries).astype(np.int32).reshape(self.format.lookup.shape_of(self.shape)))
+        starts = self.build.constant(
+            (blocks * entries).astype(np.int32).reshape(self.format.lookup.shape_of(self.shape))
+        )
         return self.build.binary("Add", index, self._wide(starts, self.format.lookup))
 
     def _gather(self, table: SSAValue, index: SSAValue) -> SSAValue:
@@ -99,9 +116,9 @@ class _Weight:
         return self.build.op("onnx.Gather", [table, index], type_, {"axis": 0})
 
     def _zero_points(self, level: Level) -> SSAValue:
-        zero = self._weight("zero")
         if self.op.zero_layout is None:
-            return self._as_float(zero, level, "zero")
+            return self._as_float("zero", level)
+        zero = self._weight("zero")
         family = load_element(level.dtype)
         shape = level.shape_of(self.shape)
         codes = unpacked(zero, family.bits, family.signed, self.op.zero_layout, shape, self.build)
@@ -117,18 +134,21 @@ class _Weight:
             if product is None:
                 product = numbers
             else:  # the inner one has the larger shape
-                product = self.build.binary("Mul", numbers, product) if i == 0 else self.build.binary("Mul", product, numbers)
+                product = (
+                    self.build.binary("Mul", numbers, product) if i == 0 else self.build.binary("Mul", product, numbers)
+                )
         assert product is not None
         return product
 
     def _numbers(self, name: str, level: Level, shape: tuple[int, ...] | None = None) -> SSAValue:
         """The numbers of a level as float32 in the shape of its blocks."""
-        return self.build.reshape(self._as_float(self._weight(name), level, name), shape or level.shape_of(self.shape))
+        return self.build.reshape(self._as_float(name, level), shape or level.shape_of(self.shape))
 
-    def _as_float(self, value: SSAValue, level: Level, name: str) -> SSAValue:
+    def _as_float(self, name: str, level: Level) -> SSAValue:
         """Numbers as float32: bytes of float8 through a table of all 256."""
-        del level
-        array = self.store[part(self.op.weight, name)]
+        if self.record is not None:
+            return self.record.numbers(name, level_dtype(level.dtype))
+        array, value = self.store[part(self.op.weight, name)], self._weight(name)
         if array.dtype.itemsize > 1 or array.dtype.kind in "iu":
             return self.build.cast(value, F32) if array.dtype != np.float32 else value
         table = np.arange(256, dtype=np.uint8).view(array.dtype).astype(np.float32)

@@ -19,11 +19,12 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from .errors import BadInput, NotSupported
-from .formats import ElementFamily, load_element
+from .formats import ElementFamily, TrainedFamily, is_trained, load_element
 from .level import BLOCK, Level, block_text, holds, parse_block, parse_level
 from .levels import level_dtype
 
@@ -96,12 +97,18 @@ class Format:
     @property
     def choices(self) -> tuple[str, ...]:
         """Names of the elements."""
-        return tuple(self.element[1:-1].split("|")) if self.element.startswith("[") else (self.element,)
+        return tuple(self.element[1:-1].split("|")) if "|" in self.element else (self.element,)
 
     @property
     def family(self) -> ElementFamily:
         """The element: its bits, limits, `encode` and `decode`. The first one where blocks choose."""
         return self.families[0]
+
+    @property
+    def codebook(self) -> TrainedFamily | None:
+        """The element where its values lie beside the codes; None where it has values of its own."""
+        family = self.family
+        return family if is_trained(family) else None
 
     @property
     def bits(self) -> int:
@@ -130,7 +137,7 @@ class Format:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is integers with one level of scales and, at most, zero points of the same blocks: what kernels take."""
+        """Whether it is what kernels take: integers, one level of scales and at most zero points of the same blocks."""
         zero = self.zero is None or (isinstance(self.zero, Level) and self.zero.block == self.scale.block)
         more = self.offset or self.mean or self.lookup or self.permuted or self.sparsity or self.outliers
         return self.is_integer and len(self.scales) == 1 and zero and not more
@@ -156,7 +163,7 @@ class Format:
         return self.scale.shape_of(shape)
 
     def levels(self) -> dict[str, Level]:
-        """Every level by the name of its part: `scale`, `scale1`, ..., `zero`, `plus` or `minus`, `mean`, `table`, `choice`."""
+        """Every level by the name of its part: `scale`, `scale1` ..., `zero`, `plus`, `minus`, `mean`, `table`, `choice`."""
         found = {_numbered("scale", i): level for i, level in enumerate(self.scales)}
         if isinstance(self.zero, Level):
             found["zero"] = self.zero
@@ -178,8 +185,8 @@ class Format:
             return total
         for name, level in self.levels().items():
             each = level_dtype(level.dtype).bits
-            if name == "table":
-                each *= self.family.entries
+            if name == "table" and self.codebook:
+                each *= self.codebook.entries
             elif name == "choice":
                 each = math.ceil(math.log2(len(self.choices)))
             total += math.prod(level.shape_of(shape)) * each / count
@@ -225,8 +232,7 @@ def _numbered(name: str, index: int) -> str:
 
 
 def _texts(fmt: Format) -> Iterator[str]:
-    if len(fmt.choices) > 1:
-        assert fmt.lookup is not None
+    if fmt.lookup and len(fmt.choices) > 1:
         yield f"{fmt.element} per {block_text(fmt.lookup.block)}"
     elif fmt.lookup:
         yield f"{fmt.element} in {fmt.lookup}"
@@ -237,7 +243,7 @@ def _texts(fmt: Format) -> Iterator[str]:
         same = fmt.scales and fmt.zero.block == fmt.scales[0].block
         yield f"zero {fmt.zero.dtype if same else fmt.zero}"
     elif fmt.zero is not None:
-        yield f"zero {fmt.zero:g}"
+        yield f"zero {np.format_float_positional(fmt.zero, trim='-')}"
     if fmt.offset:
         yield str(fmt.offset)
     if fmt.mean:
@@ -274,6 +280,10 @@ def _parse_element(head: str, text: str) -> tuple[str, Level | None]:
         if level is None or not _is_level_dtype(level.dtype):
             raise BadInput(f"format {text!r}: cannot read {match[2]!r}", hint='write it like "k16 in f16 per *"')
         return match[1], level
+    if not re.fullmatch(r"[\w.-]*", head):
+        raise BadInput(
+            f"format {text!r}: cannot read {head!r}", hint='an element, as i4, or "[e2m1z5|e2m1z-5] per 128"'
+        )
     return head, None
 
 
@@ -282,7 +292,7 @@ def _parse_part(part: str, scales: Sequence[Level]) -> tuple[str, object]:
     word, _, rest = part.partition(" ")
     match word:
         case "zero":
-            if re.fullmatch(r"-?\d+(\.\d+)?", rest):
+            if re.fullmatch(r"-?[0-9]{1,38}(\.[0-9]{1,400})?", rest):
                 return "zero", float(rest)
             level = parse_level(rest) or (Level(rest, scales[0].block if scales else None) if rest else None)
             return ("zero", level) if level and _is_level_dtype(level.dtype) else ("", None)
@@ -295,7 +305,7 @@ def _parse_part(part: str, scales: Sequence[Level]) -> tuple[str, object]:
             return ("mean", level) if level and _is_level_dtype(level.dtype) else ("", None)
         case "permuted" if not rest:
             return "permuted", True
-        case "sparse" if match := re.fullmatch(r"([1-9]\d*):([1-9]\d*)", rest):
+        case "sparse" if match := re.fullmatch(r"([1-9][0-9]{0,3}):([1-9][0-9]{0,3})", rest):
             return "sparsity", (int(match[1]), int(match[2]))
         case "outliers" if match := re.fullmatch(r"(f32|f16|bf16) (columns|csr)", rest):
             return "outliers", Outliers(match[1], match[2] == "columns")
@@ -323,6 +333,8 @@ def _check(fmt: Format) -> None:
     trained = families[0].trained
     if len(families) > 1 and any(f.trained for f in families):
         raise refuse("chooses among codebooks", "elements with values of their own")
+    if len(families) > 1 and fmt.lookup is None:
+        raise refuse("does not say which blocks choose an element", f'write it like "{fmt.element} per 128"')
     if trained and fmt.lookup is None:
         raise refuse("does not say where the values of its codebook are", f'write it like "{fmt.element} in f16 per *"')
     if fmt.lookup and not trained and len(families) == 1:
@@ -330,9 +342,11 @@ def _check(fmt: Format) -> None:
     if not fmt.scales and not trained:
         raise refuse("has no scale", 'add one, as in "i8, f32 per *"')
     for levels in (fmt.scales, fmt.offset.levels if fmt.offset else ()):
-        for inner, outer in zip(levels, levels[1:], strict=False):
+        for inner, outer in pairwise(levels):
             if not holds(outer.block, inner.block):
                 raise refuse(f"has a level {outer} around {inner}, which is not made of whole blocks of it")
+    if fmt.mean and not (fmt.scales and holds(fmt.mean.block, fmt.scale.block)):
+        raise refuse(f"has a mean per {block_text(fmt.mean.block)}, which is not made of whole blocks of scales")
     if len(families) > 1 and fmt.lookup and not holds(fmt.lookup.block, fmt.scale.block):
         raise refuse(f"chooses an element for {block_text(fmt.lookup.block)}, which is less than a block of scales")
     if fmt.sparsity and not 0 < fmt.sparsity[0] < fmt.sparsity[1] <= 32:

@@ -18,13 +18,14 @@ from .errors import BadInput
 Block = tuple[int | None, ...]
 """Extents of a block, aligned to the last axes; None is a whole axis."""
 
-BLOCK = r"tensor|(?:\*|[1-9]\d*)(?:x(?:\*|[1-9]\d*))*"
+_EXTENT = r"(?:\*|[1-9][0-9]{0,17})"
+BLOCK = rf"tensor|{_EXTENT}(?:x{_EXTENT})*"
 """What a block looks like in text."""
 
 
 @dataclass(frozen=True)
 class Level:
-    """A dtype (`f32`, `f16`, `bf16`, `e8m0`, `e4m3`, `u6` ...) and the block that shares one number; None: the tensor."""
+    """A dtype (`f32`, `f16`, `bf16`, `e8m0`, `e4m3`, `u6` ...) and the block that shares a number; None: the tensor."""
 
     dtype: str
     block: Block | None
@@ -33,11 +34,13 @@ class Level:
         return f"{self.dtype} per {block_text(self.block)}"
 
     def block_of(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """The block for a tensor of `shape`, one extent an axis. `BadInput` for a block of more axes than the tensor."""
+        """The block for a tensor of `shape`, one extent an axis; `BadInput` for a block of more axes."""
         if self.block is None:
             return tuple(max(1, d) for d in shape)
         if len(self.block) > len(shape):
-            raise BadInput(f"level {self}: a block of {len(self.block)} axes does not fit a tensor of shape {list(shape)}")
+            raise BadInput(
+                f"level {self}: a block of {len(self.block)} axes does not fit a tensor of shape {list(shape)}"
+            )
         left = len(shape) - len(self.block)
         tail = (max(1, d) if b is None else b for b, d in zip(self.block, shape[left:], strict=True))
         return (1,) * left + tuple(tail)

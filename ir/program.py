@@ -13,6 +13,7 @@ from xdsl.ir import Attribute, Block, SSAValue
 from . import attributes as attr
 from .dialects.q import Weight, part
 from .format import Format
+from .layout import Record
 from .quantized import Quantized, part_names
 from .types import QuantizedType
 from .weights import WeightStore
@@ -122,7 +123,9 @@ def weight_parts(op: Weight) -> list[str]:
     """The names in the store that a `q.weight` reads."""
     if not isinstance(op.result.type, QuantizedType):
         return [op.weight]
-    return [part(op.weight, name) for name in part_names(op.result.type.format)]
+    type_ = op.result.type
+    names = ["codes"] if isinstance(type_.layout, Record) else part_names(type_.format)
+    return [part(op.weight, name) for name in names]
 
 
 def port_names(attrs: Attribute | None) -> list[str]:

@@ -17,12 +17,14 @@ import numpy as np
 
 from .errors import BadInput
 from .format import Format
-from .formats import ElementFamily
+from .formats import ElementFamily, load_element
 from .level import Level, holds, spread
 from .levels import level_dtype
 from .quantized import Quantized, combined, combined_scale, inner_blocks, outlier_rows
 
 _TINY = np.finfo(np.float32).tiny
+_CHUNK = 1 << 20
+"""Elements that are quantized at a time where rows are apart: the temporaries stay small."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +56,37 @@ def quantize(
     the columns with the largest value; sparse formats keep the largest of each group. Raises `BadInput` for NaN,
     infinity, and scales that their dtype does not hold.
     """
+    choose, rng = choose or by_range, None if seed is None else np.random.default_rng(seed)
+    if not _rows_are_apart(x, fmt):
+        return _quantize(x, fmt, choose, rng, outlier_share)
+    rows = max(1, _CHUNK // max(1, math.prod(x.shape[1:])))
+    parts: dict[str, np.ndarray] = {}
+    for begin in range(0, len(x), rows):
+        for name, array in _quantize(x[begin : begin + rows], fmt, choose, rng, outlier_share, begin).parts.items():
+            whole = parts.setdefault(name, np.empty((len(x), *array.shape[1:]), array.dtype))
+            whole[begin : begin + rows] = array
+    return Quantized(fmt, parts)
+
+
+def _rows_are_apart(x: np.ndarray, fmt: Format) -> bool:
+    """Whether each row has numbers of its own only, so that some rows can be quantized at a time."""
+    if x.ndim < 2 or x.size <= _CHUNK or fmt.outliers is not None or fmt.permuted:
+        return False
+    return all(level.block_of(x.shape)[0] == 1 for level in fmt.levels().values())
+
+
+def _quantize(
+    x: np.ndarray, fmt: Format, choose: Choose, rng: np.random.Generator | None, outlier_share: float, first: int = 0
+) -> Quantized:
     x = np.asarray(x, np.float32)
     if x.size and not np.isfinite(x).all():
         place = tuple(map(int, np.argwhere(~np.isfinite(x))[0]))
-        raise BadInput(f"the value at {place} is {x[place]}: it has no code", hint="repair the weights")
-    rng = None if seed is None else np.random.default_rng(seed)
+        where = (place[0] + first, *place[1:]) if place else ()
+        raise BadInput(f"the value at {where} is {x[place]}: it has no code", hint="repair the weights")
     kept = _outliers(x, fmt, outlier_share)
     dense = _pruned(_without(x, kept), fmt)
     parts = {"order": np.arange(x.shape[-1], dtype=np.int32)} if fmt.permuted else {}
-    parts |= _parameters(dense, fmt, choose or by_range)
+    parts |= _parameters(dense, fmt, choose)
     value = encode(dense, Quantized(fmt, parts), rng)
     return Quantized(fmt, {**value.parts, **kept})
 
@@ -88,16 +112,18 @@ def _codes(
     zero = held.parts.get("zero")
     if isinstance(fmt.zero, float):
         scaled = _scaled(x, fmt, scale)
-        return fmt.family.encode((np.rint(scaled) if fmt.is_integer and rng is None else scaled) + np.float32(fmt.zero), rng)
+        return fmt.family.encode(
+            (np.rint(scaled) if fmt.is_integer and rng is None else scaled) + np.float32(fmt.zero), rng
+        )
     if fmt.zero_level is not None and fmt.zero_level.block != fmt.scale.block:
         shift = fmt.zero_level.spread(np.asarray(zero, np.float32), x.shape)
         scaled = _scaled(x, fmt, scale)
         return fmt.family.encode((np.rint(scaled) if fmt.is_integer and rng is None else scaled) + shift, rng)
-    if fmt.family.trained:
+    if fmt.codebook is not None:
         assert fmt.lookup is not None
         table = np.asarray(held.parts["table"], np.float32)
         blocks = fmt.lookup.blocks(_scaled(x, fmt, scale))
-        return fmt.lookup.restore(fmt.family.encode(blocks, rng, table.reshape(-1, table.shape[-1])), x.shape)
+        return fmt.lookup.restore(fmt.codebook.encode(blocks, rng, table.reshape(-1, table.shape[-1])), x.shape)
     if len(fmt.choices) > 1:
         assert fmt.lookup is not None
         scaled = _scaled(x, fmt, scale)
@@ -120,7 +146,7 @@ def _scaled(x: np.ndarray, fmt: Format, scale: np.ndarray | None) -> np.ndarray:
 
 
 def by_range(blocks: np.ndarray, fmt: Format, family: ElementFamily) -> Steps:
-    """The least scale that clips nothing; 1 for blocks of next to nothing. The default of `quantize`."""
+    """The least scale that clips nothing; 1 (or 0) for blocks of next to nothing. The default of `quantize`."""
     low, high = blocks.min(axis=1, initial=0.0), blocks.max(axis=1, initial=0.0)
     return steps_of(low, high, fmt, family)
 
@@ -138,7 +164,8 @@ def steps_of(low: np.ndarray, high: np.ndarray, fmt: Format, family: ElementFami
         centre = float(fmt.zero) if isinstance(fmt.zero, float) else 0.0
         ends = ((low, family.low - centre), (high, family.high - centre))
         scale = np.maximum(*(v / end if end else v * 0 for v, end in ends))
-    return Steps(np.where(scale > _TINY, scale, 1.0).astype(np.float32), offset, low.astype(np.float32))
+    empty = 1.0 if (family.table == 0).any() else 0.0  # an element without 0 needs a scale of 0
+    return Steps(np.where(scale > _TINY, scale, empty).astype(np.float32), offset, low.astype(np.float32))
 
 
 def _parameters(x: np.ndarray, fmt: Format, choose: Choose) -> dict[str, np.ndarray]:
@@ -147,23 +174,16 @@ def _parameters(x: np.ndarray, fmt: Format, choose: Choose) -> dict[str, np.ndar
         return {"table": _table(x, fmt)}
     if len(fmt.choices) > 1:
         return _chosen(x, fmt, choose)
-    family = fmt.family
-    steps = choose(fmt.scale.blocks(x), fmt, family if not family.trained else load_unit())
+    family = load_element("nf4") if fmt.family.trained else fmt.family  # a codebook is scaled to [-1, 1]
+    steps = choose(fmt.scale.blocks(x), fmt, family)
     parts = _fit_scales(steps.scale, fmt, family, x.shape)
     parts |= _fit_offset(steps.offset, fmt, x.shape) if fmt.offset is not None else {}
     scale = combined_scale(_held(fmt, parts, x.shape))
     if fmt.zero_level is not None:
         parts["zero"] = _zero_points(steps.low.reshape(scale.shape), scale, fmt, x.shape)
-    if family.trained:
+    if fmt.family.trained:
         parts["table"] = _table(_scaled(x, fmt, scale), fmt)
     return parts
-
-
-def load_unit() -> ElementFamily:
-    """What a codebook is scaled to: [-1, 1]."""
-    from .formats import load_element
-
-    return load_element("nf4")
 
 
 def _held(fmt: Format, parts: dict[str, np.ndarray], shape: tuple[int, ...]) -> Quantized:
@@ -171,10 +191,9 @@ def _held(fmt: Format, parts: dict[str, np.ndarray], shape: tuple[int, ...]) -> 
 
 
 def _table(x: np.ndarray, fmt: Format) -> np.ndarray:
-    assert fmt.lookup is not None
-    blocks = fmt.lookup.blocks(x)
-    table = level_dtype(fmt.lookup.dtype).round(fmt.family.fit(blocks))
-    return table.reshape(*fmt.lookup.shape_of(x.shape), fmt.family.entries)
+    assert fmt.lookup is not None and fmt.codebook is not None
+    table = level_dtype(fmt.lookup.dtype).round(fmt.codebook.fit(fmt.lookup.blocks(x)))
+    return table.reshape(*fmt.lookup.shape_of(x.shape), fmt.codebook.entries)
 
 
 def _chosen(x: np.ndarray, fmt: Format, choose: Choose) -> dict[str, np.ndarray]:
@@ -232,7 +251,11 @@ def fit_levels(
         units = inner_blocks(levels[index], levels[0], shape)
         peak = _reduced(np.abs(rest), units, np.max)
         inside = level_dtype(levels[index - 1].dtype)
-        number = peak / np.float32(inside.high) if inside.high < 1e30 and inside.bits <= 8 and not _is_power(inside) else peak
+        number = (
+            peak / np.float32(inside.high)
+            if inside.high < 1e30 and inside.bits <= 8 and not _is_power(inside)
+            else peak
+        )
         number = np.where(number > _TINY, number, np.float32(1))
         parts[f"{name}{index}"] = _rounded(number, levels[index], f"{name}{index}")
         held = spread(np.asarray(parts[f"{name}{index}"], np.float32), units, rest.shape)
@@ -258,7 +281,8 @@ def _rounded(numbers: np.ndarray, level: Level, name: str) -> np.ndarray:
     dtype = level_dtype(level.dtype)
     if numbers.size and dtype.bits > 8 and np.abs(numbers).max() > dtype.high:
         raise BadInput(
-            f"{name} reaches {np.abs(numbers).max():.4g}, which {level.dtype} does not hold", hint="use f32 or bf16 scales"
+            f"{name} reaches {np.abs(numbers).max():.4g}, which {level.dtype} does not hold",
+            hint="use f32 or bf16 scales",
         )
     return dtype.round(np.asarray(numbers, np.float32))
 

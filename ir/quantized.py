@@ -74,6 +74,19 @@ class Quantized:
             values = values - offset if self.format.offset.negative else values + offset
         return self._with_outliers(values.astype(np.float32, copy=False))
 
+    def error_bound(self) -> np.ndarray:
+        """The largest error of the nearest code, for each element within its range: half a gap times the scale.
+
+        Up to what float32 itself rounds; 0 where an outlier is kept in float32. Beyond the range values are clipped.
+        `NotSupported` for codebooks, whose values lie at any distance.
+        """
+        fmt = self.format
+        gap = np.float32(fmt.family.half_gap)
+        if len(fmt.choices) > 1:
+            gap = np.array([family.half_gap for family in fmt.families], np.float32)[self.parts["choice"]]
+            gap = self.arranged(gap, fmt.levels()["choice"])
+        return np.broadcast_to(np.abs(self.arranged(combined_scale(self), fmt.scale)) * gap, self.shape)
+
     def rows(self, begin: int, end: int) -> Quantized:
         """Some rows of it, sharing memory. `BadInput` where blocks of several rows would be cut."""
         levels, parts = self.format.levels(), dict[str, np.ndarray]()
@@ -103,17 +116,20 @@ class Quantized:
         apart = all(level.block_of(self.shape)[0] == 1 for level in levels.values())
         if not apart or self.format.outliers:
             raise BadInput(f"rows of {self.format} cannot change their order: they share numbers")
-        return Quantized(self.format, {n: a[order] if n == "codes" or n in levels else a for n, a in self.parts.items()})
+        moved = {name: array[order] for name, array in self.parts.items() if name == "codes" or name in levels}
+        return Quantized(self.format, {**self.parts, **moved})
 
     def chunks(self, rows: int = 1 << 10) -> Iterator[tuple[slice, Quantized]]:
         """The tensor some rows at a time, with the place of each; at least whole blocks of rows."""
-        whole = max([1, *(level.block_of(self.shape)[0] for level in self.format.levels().values())])
-        if whole >= self.shape[0] or len(self.shape) < 2:
-            yield slice(0, self.shape[0]), self
+        if len(self.shape) < 2:
+            yield slice(None), self
             return
+        count, levels = self.shape[0], self.format.levels().values()
+        spans = [level.block_of(self.shape)[0] for level in levels if level.shape_of(self.shape)[0] > 1]
+        whole = max([1, *spans])  # blocks of rows are nested, or share one number for all rows
         rows = max(whole, rows // whole * whole)
-        for begin in range(0, self.shape[0], rows):
-            end = min(begin + rows, self.shape[0])
+        for begin in range(0, count, rows):
+            end = min(begin + rows, count)
             yield slice(begin, end), self.rows(begin, end)
 
     @property
@@ -132,7 +148,7 @@ class Quantized:
             tables = np.stack([f.table for f in fmt.families])
             choice = np.broadcast_to(self._spread("choice").astype(np.int64), self.shape)
             return tables[choice, self.codes.view(np.uint8)]
-        if not family.trained:
+        if fmt.codebook is None:
             return family.decode(self.codes)
         assert fmt.lookup is not None
         table = np.asarray(self.parts["table"], np.float32)
@@ -168,6 +184,11 @@ def part_names(fmt: Format) -> list[str]:
     if fmt.outliers:
         names += OUTLIERS[1:] if fmt.outliers.columns else OUTLIERS
     return names
+
+
+def part_bits(fmt: Format) -> dict[str, int]:
+    """Bits of one code, and of one number of each level, where they are packed."""
+    return {"codes": fmt.bits} | {name: level_dtype(level.dtype).bits for name, level in fmt.levels().items()}
 
 
 def outlier_rows(start: np.ndarray) -> np.ndarray:
@@ -215,7 +236,8 @@ def check_parts(value: Quantized, where: str) -> None:
     kind = np.int8 if fmt.family.signed else np.uint8
     if value.codes.dtype != kind:
         raise BadInput(f"{where}: codes of {fmt.element} are {np.dtype(kind)}, found {value.codes.dtype}")
-    if not fmt.family.trained and value.codes.size:
+    book = fmt.codebook
+    if book is None and value.codes.size:
         raw = value.codes.view(np.uint8) & np.uint8((1 << fmt.bits) - 1)
         if value.codes.max() > _largest(fmt) or value.codes.min() < _smallest(fmt):
             raise BadInput(f"{where}: a code does not fit {fmt.element}")
@@ -224,12 +246,12 @@ def check_parts(value: Quantized, where: str) -> None:
             if len(fmt.choices) == 1 and bad.any():
                 place = tuple(map(int, np.argwhere(bad)[0]))
                 raise BadInput(f"{where}: code {value.codes[place]} at {place} stands for no number in {fmt.element}")
-    elif value.codes.size and value.codes.max() >= min(fmt.family.entries, 1 << fmt.bits):
-        raise BadInput(f"{where}: code {value.codes.max()} is beyond the {fmt.family.entries} values of the codebook")
+    elif book is not None and value.codes.size and value.codes.max() >= min(book.entries, 1 << fmt.bits):
+        raise BadInput(f"{where}: code {value.codes.max()} is beyond the {book.entries} values of the codebook")
     for name, level in levels.items():
         array, expected = value.parts[name], level.shape_of(shape)
-        if name == "table":
-            expected = (*expected, fmt.family.entries)
+        if name == "table" and book is not None:
+            expected = (*expected, book.entries)
         if array.shape != expected:
             raise BadInput(f"{where}: part {name!r} has shape {list(array.shape)}, format {fmt} wants {list(expected)}")
         if name == "choice" and array.size and array.max() >= len(fmt.choices):
@@ -239,7 +261,8 @@ def check_parts(value: Quantized, where: str) -> None:
             place = tuple(map(int, np.argwhere(~np.isfinite(numbers))[0]))
             raise BadInput(f"{where}: {name} at block {place} is {numbers[place]}", hint="the checkpoint is damaged")
         dtype = level_dtype(level.dtype)
-        if dtype.is_integer and name != "choice" and array.size and not dtype.low <= array.min() <= array.max() <= dtype.high:
+        integer = dtype.is_integer and name != "choice" and array.size > 0
+        if integer and not dtype.low <= array.min() <= array.max() <= dtype.high:
             raise BadInput(f"{where}: {name} {array.min()} to {array.max()} does not fit {level.dtype}")
     if fmt.permuted and not np.array_equal(np.sort(value.parts["order"]), np.arange(shape[-1])):
         raise BadInput(f"{where}: the order of columns is no permutation of {shape[-1]}")

@@ -27,7 +27,7 @@ from xdsl.utils.exceptions import VerifyException
 
 from .errors import NotSupported
 from .format import Format
-from .layout import AnyLayout, parse_layout
+from .layout import AnyLayout, Record, parse_layout
 from .strings import parse_string
 
 Dim = int | str | None
@@ -112,7 +112,7 @@ class QuantizedType(ParametrizedAttribute, TypeAttribute):
     layout_text: StringAttr
 
     @staticmethod
-    def of(expressed: Attribute, fmt: Format, layout: AnyLayout | None = None) -> QuantizedType:
+    def of(expressed: Attribute, fmt: Format, layout: AnyLayout | Record | None = None) -> QuantizedType:
         """The type of the tensor `expressed` held in `fmt`, with its bits where `layout` says."""
         if not is_ranked(expressed):
             raise VerifyException(f"!q.tensor: expected a tensor of known rank, found {expressed}")
@@ -124,7 +124,7 @@ class QuantizedType(ParametrizedAttribute, TypeAttribute):
         return Format.parse(self.format_text.data)
 
     @property
-    def layout(self) -> AnyLayout | None:
+    def layout(self) -> AnyLayout | Record | None:
         """Where the bits lie; None until a kernel is chosen."""
         return parse_layout(self.layout_text.data) if self.layout_text.data else None
 

@@ -1,21 +1,30 @@
-"""Put the codes of every weight that has a layout where it says: one byte a code becomes packed bytes. It runs last."""
+"""Put the parts of every weight that has a layout where it says: one byte a code becomes packed bytes. It runs last."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qcc.ir.dialects.q import part
+import numpy as np
+
+from qcc.ir.dialects.q import Weight, part
 from qcc.ir.format import Format
 from qcc.ir.formats import load_element
-from qcc.ir.layout import pack
-from qcc.ir.program import Program
+from qcc.ir.layout import AnyLayout, Layout, Record, pack
+from qcc.ir.program import Program, stored_value
+from qcc.ir.quantized import Quantized, part_bits
 from qcc.ir.rewrite import Pass, ProgramContext
 from qcc.ir.types import QuantizedType
+
+_CHUNK = 1 << 22
+"""Codes that are packed at a time where storage follows the rows: the temporaries stay small."""
 
 
 @dataclass(frozen=True)
 class PackWeights(Pass):
-    """Pack codes, and zero points that have a layout of their own, one tensor at a time."""
+    """Pack codes, and zero points that have a layout of their own, one tensor at a time.
+
+    A record takes all parts of a weight into one: its bytes become the part `codes`, and the other parts go.
+    """
 
     name = "pack_weights"
 
@@ -25,14 +34,56 @@ class PackWeights(Pass):
         done: set[str] = set()
         for op in program.weight_ops():
             type_ = op.result.type
-            if not isinstance(type_, QuantizedType) or type_.layout is None or op.weight in done:
-                continue
-            done.add(op.weight)
-            codes, zero = part(op.weight, "codes"), part(op.weight, "zero")
-            if program.weights[codes].shape == type_.shape:
-                program.weights[codes] = pack(program.weights[codes], type_.format.bits, type_.layout)
-            if op.zero_layout is not None and program.weights[zero].shape == type_.format.scale_shape(type_.shape):
-                program.weights[zero] = pack(program.weights[zero], zero_bits(type_.format), op.zero_layout)
+            if isinstance(type_, QuantizedType) and type_.layout is not None and op.weight not in done:
+                done.add(op.weight)
+                _pack(op, type_, type_.layout, program)
+
+
+def _pack(op: Weight, type_: QuantizedType, layout: AnyLayout | Record, program: Program) -> None:
+    fmt, store = type_.format, program.weights
+    codes, zero = part(op.weight, "codes"), part(op.weight, "zero")
+    if store[codes].shape != type_.shape:
+        return  # packed before
+    if isinstance(layout, Record):
+        value = stored_value(op, program)
+        for name in value.parts:
+            del store[part(op.weight, name)]
+        store[codes] = pack_record(value, layout)
+        return
+    store[codes] = pack_rows(store[codes], fmt.bits, layout)
+    if op.zero_layout is not None and store[zero].shape == fmt.scale_shape(type_.shape):
+        store[zero] = pack(store[zero], zero_bits(fmt), op.zero_layout)
+
+
+def pack_rows(codes: np.ndarray, bits: int, layout: AnyLayout) -> np.ndarray:
+    """`pack`, some rows at a time where the slots of some rows follow those of the rows before."""
+    rows = _rows_at_a_time(codes, bits, layout)
+    if not rows:
+        return pack(codes, bits, layout)
+    packed = np.empty(-(-layout.size(codes.shape) * bits // 8), np.uint8)
+    place = 0
+    for begin in range(0, len(codes), rows):
+        piece = pack(codes[begin : begin + rows], bits, layout)
+        packed[place : place + piece.size] = piece
+        place += piece.size
+    return packed
+
+
+def _rows_at_a_time(codes: np.ndarray, bits: int, layout: AnyLayout) -> int:
+    """Whole blocks of rows that fill whole bytes, or 0: the free digit of the rows must be stored outermost."""
+    if not isinstance(layout, Layout) or codes.ndim < 2 or codes.size <= _CHUNK or layout.swizzles:
+        return 0
+    first = layout.dimensions[0]
+    if layout.bits_first() is not None or first.digits[0].radix is not None or layout.order[0] != first.digits[0].name:
+        return 0
+    block = first.block
+    rows = max(1, _CHUNK // (layout.size((block, *codes.shape[1:])) or 1)) * block
+    return rows if layout.size((rows, *codes.shape[1:])) * bits % 8 == 0 else rows * 8
+
+
+def pack_record(value: Quantized, record: Record) -> np.ndarray:
+    """The bytes [records, bytes] of all parts of a tensor in a record that names them."""
+    return record.pack(dict(value.parts), part_bits(value.format), value.shape)
 
 
 def zero_bits(fmt: Format) -> int:

@@ -133,6 +133,6 @@ def choice_of(op: QuantizedOp) -> Choice:
     assert isinstance(text, str)
     kernel, *parameters = text.split()
     layout, weight = op.weight_type().layout, op.operands[1].owner
-    assert layout is not None and isinstance(weight, Weight)
+    assert isinstance(layout, Layout) and isinstance(weight, Weight)
     pairs = tuple((name, int(value)) for name, value in (p.split("=") for p in parameters))
     return Choice(kernel, layout, weight.zero_layout, pairs)

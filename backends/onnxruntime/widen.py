@@ -53,7 +53,9 @@ def widen(op: Weight, program: Program) -> None:
     if len(fmt.scales) > 1:
         _note(op, f"scales of scales are multiplied, {fmt.scale.dtype} by {fmt.scales[1].dtype} into f32", program)
     if wide.bits != fmt.bits:
-        _note(op, f"{fmt.bits}-bit codes take {wide.bits} bits each: ONNX Runtime has no kernel for {fmt.bits}", program)
+        _note(
+            op, f"{fmt.bits}-bit codes take {wide.bits} bits each: ONNX Runtime has no kernel for {fmt.bits}", program
+        )
     Rewriter.replace_value_with_new_type(op.result, QuantizedType.of(type_.expressed, wide))
 
 

@@ -28,7 +28,7 @@ from .steps import Scalar, Step, chain_steps, load, store
 PLAIN = "slot"  # the space of a layout that names none
 BITS = "bit"  # the dimension of the bits of a code
 _EXAMPLE = "n(n0) k(k1 k0:32) -> n0 k1 k0 xor 8"
-_LAYOUT = re.compile(r"(?P<left>.*?)->(?P<right>.*?)(?:\bxor\s+(?P<xor>\d+)\s*)?", re.ASCII | re.DOTALL)
+_LAYOUT = re.compile(r"(?P<left>.*?)->(?P<right>.*?)(?:\bxor\s+(?P<xor>\d{1,9})\s*)?", re.ASCII | re.DOTALL)
 
 
 @dataclass(frozen=True)

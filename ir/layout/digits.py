@@ -17,8 +17,8 @@ Refuse: TypeAlias = Callable[[str, str], BadInput]
 """Makes the error of a message and a hint, with the text of the layout before them."""
 
 NAME = r"[A-Za-z_]\w*"
-_DIMENSION = re.compile(r"(?P<name>\w+)\((?P<digits>(?:\s*\b\w+(?::\d+)?)*)\s*\)\s*", re.ASCII)
-_DIGIT = re.compile(r"(\w+)(?::(\d+))?", re.ASCII)
+_DIMENSION = re.compile(r"(?P<name>\w+)\((?P<digits>(?:\s*\b\w+(?::\d{1,12})?)*)\s*\)\s*", re.ASCII)
+_DIGIT = re.compile(r"(\w+)(?::(\d{1,12}))?", re.ASCII)
 
 
 @dataclass(frozen=True)

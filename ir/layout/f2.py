@@ -103,8 +103,8 @@ def vector_width(layout: Layout, dimension: str) -> int:
 def bank_conflicts(layout: Layout, lanes: Sequence[str], code_bits: int, vector: int = 16) -> Wavefronts:
     """The wavefronts of a load of `vector` bytes (4, 8 or 16) a lane from shared memory of 32 banks.
 
-    `lanes` are the digits that count the 32 lanes, outer first; all others are 0. Lanes that read the same word share
-    it. A load of 4 bytes is one phase, of 8 two of 16 lanes, of 16 four of 8 lanes: each takes a wavefront a conflict.
+    `lanes` are the digits that count the 32 lanes, outer first; all others are 0. A load of 4 bytes is one phase, of 8
+    two of 16 lanes, of 16 four of 8 lanes; a phase takes as many wavefronts as words of it lie in one bank.
     """
     extents = _powers(layout)
     for name in lanes:
@@ -125,7 +125,7 @@ def bank_conflicts(layout: Layout, lanes: Sequence[str], code_bits: int, vector:
     first = slots * code_bits // 8 // _WORD
     words = first[:, None] + np.arange(vector // _WORD)
     phases = words.reshape(vector // _WORD, -1)
-    found = sum(int(np.bincount(np.unique(phase) % BANKS).max()) for phase in phases)
+    found = sum(int(np.bincount(phase % BANKS).max()) for phase in phases)
     return Wavefronts(found, len(phases))
 
 

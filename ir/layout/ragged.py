@@ -21,6 +21,7 @@ from .chain import BITS, Layout
 from .digits import Expression, Shape, unreadable
 from .steps import Cut, Scalar, Step, load, store
 
+_DEPTH = 16  # brackets inside brackets: more are refused rather than followed
 _EXAMPLE = "k(k1 k0:64) -> k1 k0 + k(k0) -> k0 along k"
 
 
@@ -124,8 +125,8 @@ class Ragged:
             return self.body.inverse(slot, body)
         most = -(-sizes[1] // sizes[0])
         is_tail = (slot // sizes[0] + (most - 1)) // most  # 1 from the first slot of the tail on
-        head = self.body.inverse(slot * (1 - is_tail), body)
-        rest = self.tail.inverse((slot - sizes[0]) * is_tail, tail)
+        head = self.body.inverse(slot, body)
+        rest = self.tail.inverse(slot - sizes[0], tail)
         return tuple(
             low * (1 - is_tail) + (high + at if i == axis else high) * is_tail
             for i, (low, high) in enumerate(zip(head, rest, strict=True))
@@ -199,6 +200,8 @@ def _parse(text: str, whole: str) -> Layout | Ragged:
     depth = start = 0
     for at, mark in enumerate(text):
         depth += (mark == "[") - (mark == "]")
+        if depth > _DEPTH:
+            raise unreadable(text, whole, _EXAMPLE)
         if mark == "+" and depth == 0:
             parts.append(text[start:at])
             start = at + 1

@@ -31,6 +31,12 @@ if TYPE_CHECKING:
     from .pieces import Piece
 
 _EXAMPLE = "n(n0) k(k1 k0:32) -> n0 k1 {scale; codes^8 k0}"
+_FIELD = re.compile(
+    r"([A-Za-z_]\w*)(?: \[ (\d{1,9}) : (\d{1,9}) \])?(?: \^ (\d{1,9}))?((?: \w+(?: = \d{1,9})?)*)", re.ASCII
+)
+_PLACES = re.compile(r"(?:\w+(?: = \d{1,9})?(?: |$))*", re.ASCII)
+_DEPTH = 16  # braces inside braces: more are refused rather than followed
+_PINNED = 1 << 12  # combinations of pinned digits that are told apart
 _TOKEN = re.compile(r"\s*(?:(?P<word>\w+)|(?P<mark>[{};^=:\[\]]))", re.ASCII)
 
 
@@ -228,6 +234,8 @@ def _check_bits(
             raise refuse(f"`{field}` takes bits {field.low} to {field.high}", "low is below high, which is at most 64")
     pinned = {place.name: radices[place.name] or 1 for _, places in fields for place in places if place.pin is not None}
     highs = [field.high for field, _ in fields if field.high is not None]
+    if np.prod(list(pinned.values()), dtype=object) > _PINNED:
+        raise refuse(f"part {part} pins digits of {' x '.join(map(str, pinned.values()))} values", "pin small digits")
     count = np.zeros((*pinned.values(), max(highs, default=1)), np.int64)
     for field, places in fields:
         pins = {place.name: place.pin for place in places}
@@ -244,8 +252,9 @@ def _parse(text: str) -> Record:
     left, arrow, right = text.partition("->")
     if not arrow:
         raise unreadable(text, text, _EXAMPLE)
-    body, rest = _read_item(_tokens(right, text), 0, text)
-    if rest != len(_tokens(right, text)) or not isinstance(body, Group) or any(p.pin is not None for p in body.digits):
+    tokens = _tokens(right, text)
+    body, rest = _read_item(tokens, 0, text)
+    if rest != len(tokens) or not isinstance(body, Group) or any(p.pin is not None for p in body.digits):
         raise unreadable(right, text, _EXAMPLE)
     return Record(read_dimensions(left, text, _EXAMPLE), tuple(place.name for place in body.digits), body.items)
 
@@ -261,15 +270,17 @@ def _tokens(text: str, whole: str) -> list[str]:
     return tokens
 
 
-def _read_item(tokens: Sequence[str], at: int, whole: str) -> tuple[Field | Group, int]:
+def _read_item(tokens: Sequence[str], at: int, whole: str, depth: int = 0) -> tuple[Field | Group, int]:
     """The item that begins at a token, and where it ends."""
+    if depth > _DEPTH:
+        raise unreadable(" ".join(tokens[at:]), whole, _EXAMPLE)
     end = next((i for i in range(at, len(tokens)) if tokens[i] in "{};"), len(tokens))
     if end == len(tokens) or tokens[end] != "{":
         return _read_field(tokens[at:end], whole), end
     items: list[Field | Group] = []
     digits = _read_places(tokens[at:end], whole)
     while True:
-        item, end = _read_item(tokens, end + 1, whole)
+        item, end = _read_item(tokens, end + 1, whole, depth + 1)
         items.append(item)
         if end == len(tokens):
             raise unreadable(" ".join(tokens[at:]), whole, _EXAMPLE)
@@ -281,7 +292,7 @@ def _read_item(tokens: Sequence[str], at: int, whole: str) -> tuple[Field | Grou
 
 def _read_field(tokens: Sequence[str], whole: str) -> Field:
     text = " ".join(tokens)
-    match = re.fullmatch(r"([A-Za-z_]\w*)(?: \[ (\d+) : (\d+) \])?(?: \^ (\d+))?((?: \w+(?: = \d+)?)*)", text, re.ASCII)
+    match = _FIELD.fullmatch(text)
     if not match:
         raise unreadable(text, whole, _EXAMPLE)
     part, low, high, xor, digits = match.groups()
@@ -291,7 +302,7 @@ def _read_field(tokens: Sequence[str], whole: str) -> Field:
 
 def _read_places(tokens: Sequence[str], whole: str) -> tuple[Place, ...]:
     text = " ".join(tokens)
-    if not re.fullmatch(r"(?:\w+(?: = \d+)?(?: |$))*", text, re.ASCII):
+    if not _PLACES.fullmatch(text):
         raise unreadable(text, whole, _EXAMPLE)
     found = re.findall(r"(\w+)(?: = (\d+))?", text, re.ASCII)
     return tuple(Place(name, int(pin) if pin else None) for name, pin in found)

@@ -45,7 +45,7 @@ def fit(weight: np.ndarray, fmt: Format, hessian: np.ndarray | None = None) -> Q
 
 
 def _affine(value: Quantized) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scale, zero point and offset of every element, which broadcast against it: `(decode(code) - zero) * s + offset`."""
+    """Scale, zero point and offset as they broadcast against the weight: `(decode(code) - zero) * scale + offset`."""
     fmt, nothing = value.format, np.zeros((1, 1), np.float32)
     scale = value.arranged(combined_scale(value), fmt.scale)
     scale = np.where(scale == 0, np.float32(1), scale)

@@ -52,9 +52,7 @@ def _search(blocks: np.ndarray, fmt: Format, family: ElementFamily) -> Steps:
     return found
 
 
-def _best(
-    blocks: np.ndarray, fmt: Format, family: ElementFamily, grid: np.ndarray, *, powers: bool
-) -> Steps:
+def _best(blocks: np.ndarray, fmt: Format, family: ElementFamily, grid: np.ndarray, *, powers: bool) -> Steps:
     low, high = blocks.min(axis=1, initial=0.0), blocks.max(axis=1, initial=0.0)
     best = _parameters(low, high, fmt, family, powers=powers)
     if len(grid) == 1:
@@ -72,7 +70,8 @@ def _best(
 
 def _error(blocks: np.ndarray, low: np.ndarray, tried: Steps, fmt: Format, family: ElementFamily) -> np.ndarray:
     """The squared error of each block."""
-    scale, shift = tried.scale[:, None], _shift(low, tried, fmt, family)[:, None]
+    scale = np.where(tried.scale == 0, np.float32(1), tried.scale)[:, None]
+    shift = _shift(low, tried, fmt, family)[:, None]
     scaled = blocks / scale
     if fmt.is_integer:
         np.rint(scaled, out=scaled)

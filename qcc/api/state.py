@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from qcc.ir.dialects.q import Weight
+from qcc.ir.layout import Record
 from qcc.ir.program import Program, weight_parts
 from qcc.ir.types import QuantizedType
 
@@ -44,6 +45,8 @@ def weight_bytes(op: Weight, program: Program) -> int:
     type_ = op.result.type
     parts = [program.weights[p].nbytes for p in weight_parts(op)]
     if not isinstance(type_, QuantizedType):
+        return sum(parts)
+    if isinstance(type_.layout, Record):
         return sum(parts)
     count = int(np.prod(type_.shape, dtype=np.int64))
     return -(-count * type_.format.bits // 8) + sum(parts[1:])

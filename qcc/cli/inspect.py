@@ -1,4 +1,4 @@
-"""`qcc inspect MODEL|ARTIFACT`: a table a person reads."""
+"""`qcc inspect MODEL|ARTIFACT`: a table a person reads; `qcc inspect --layout NAME`: a picture."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ._frame import DebugFlag, JsonFlag, QuietFlag, Screen, size
+from ._layout import draw
 
 if TYPE_CHECKING:
     from qcc.backends.artifact import Manifest
@@ -16,17 +17,42 @@ if TYPE_CHECKING:
 
 def command(
     what: Annotated[
-        Path, typer.Argument(metavar="MODEL|ARTIFACT", help="What `compile` takes, or an artifact folder.")
-    ],
+        Path | None, typer.Argument(metavar="MODEL|ARTIFACT", help="What `compile` takes, or an artifact folder.")
+    ] = None,
     ir: Annotated[bool, typer.Option("--ir", help="Print the IR to stdout.")] = False,
     node: Annotated[str | None, typer.Option(help="Only this node: everything that is known about it.")] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|TEXT",
+            help="Instead of a model: draw a layout, one of `qcc list layouts` as in marlin or marlin{element=u8}, or "
+            'its text as in "n(n0) k(k1 k0:32) -> n0 k1 k0 xor 8".',
+        ),
+    ] = None,
+    shape: Annotated[str | None, typer.Option(help="With --layout: the tensor to draw, as in 16x64.")] = None,
+    bits: Annotated[int | None, typer.Option(help="With --layout TEXT: bits of a code; default 4.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="With --layout: the picture to write; default ./<name>.svg.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="With --layout: replace an existing file.")] = False,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
     debug: DebugFlag = False,
 ) -> None:
-    """Show the layers of a model or an artifact: formats, bytes, kernels and decisions."""
+    """Show the layers of a model or an artifact: formats, bytes, kernels and decisions; or draw a layout."""
     del debug
+    from qcc.ir.errors import BadInput
+
     screen = Screen(as_json=json, quiet=quiet)
+    if layout is not None:
+        if what is not None or ir or node is not None:
+            raise BadInput("--layout draws a layout and takes no model", hint="leave out MODEL, --ir and --node")
+        draw(screen, layout, shape, bits, output, force)
+        return
+    if shape or bits is not None or output or force:
+        raise BadInput("--shape, --bits, -o and --force belong to --layout", hint="name a layout, or leave them out")
+    if what is None:
+        raise BadInput("there is nothing to inspect", hint="name a model, an artifact folder, or a layout by --layout")
     from qcc.backends.artifact import MANIFEST
 
     if what.is_dir() and ((what / MANIFEST).exists() or not (what / "config.json").exists()):

@@ -8,11 +8,13 @@ import typer
 
 from ._frame import DebugFlag, JsonFlag, QuietFlag, Screen
 
-_WHAT = ("targets", "schemes", "formats", "algorithms", "observers", "passes", "kernels")
+_WHAT = ("targets", "schemes", "formats", "algorithms", "observers", "passes", "kernels", "layouts")
 
 
 def command(
-    what: Annotated[str, typer.Argument(help="targets, schemes, formats, algorithms, observers, passes or kernels.")],
+    what: Annotated[
+        str, typer.Argument(help="targets, schemes, formats, algorithms, observers, passes, kernels or layouts.")
+    ],
     probe: Annotated[
         bool, typer.Option("--probe", help="With targets: measure the forms of the installed runtime on this host.")
     ] = False,
@@ -20,7 +22,7 @@ def command(
     quiet: QuietFlag = False,
     debug: DebugFlag = False,
 ) -> None:
-    """List targets, schemes, formats, algorithms, observers, passes or kernels."""
+    """List targets, schemes, formats, algorithms, observers, passes, kernels or layouts."""
     del debug
     from rich.table import Table
 
@@ -83,6 +85,10 @@ def _rows(what: str) -> list[tuple[str, str]]:
             from qcc import passes
 
             return [(name, _summary(importlib.import_module(f"qcc.passes.{name}"))) for name in passes.names()]
+        case "layouts":
+            from qcc.ir import layouts
+
+            return [(name, layouts.load(name).summary) for name in layouts.names()]
         case _:
             from qcc.backends.onnxruntime import kernels
 

@@ -14,43 +14,117 @@ from hypothesis.extra import numpy as hnp
 
 from qcc.ir import formats
 from qcc.ir.errors import BadInput
-from qcc.ir.format import Format
-from qcc.ir.level import Level
+from qcc.ir.format import Format, Offset, Outliers
+from qcc.ir.level import Block, Level
+from tests.ir.formats_of_the_field import FORMATS
 
 INTEGERS = [f"{sign}{bits}" for sign in "iu" for bits in range(1, 9)]
-SCALES = st.builds(
-    Level,
-    st.sampled_from(["f32", "f16", "e8m0"]),
-    st.none() | st.lists(st.none() | st.integers(1, 256), min_size=1, max_size=4).map(tuple),
-)
-FORMATS = st.builds(
-    lambda element, scale, zero: Format(element, (scale,), None if zero is None else Level(zero, scale.block)),
-    st.sampled_from(INTEGERS),
-    SCALES,
-    st.none() | st.sampled_from([*INTEGERS, "f32", "f16"]),
-)
+FLOATS = ["e4m3", "e5m2", "e3m2", "e2m3", "e2m1", "e4m3fnuz", "e4m3b11fnuz", "e3m4ieee", "e2m1z5", "e2m1z-8", "e2m0z6"]
+TABLES = ["nf4", "fp4", "iq4nl", "ternary", "binary", "i8q6", "u4q2"]
+TRAINED = ["k4", "k5", "k16", "k256", "n3..8", "n2..4"]
+CHOICES = [
+    "[e2m1z5|e2m1z-5|e2m1z8|e2m1z-8]",
+    "[e2m0z3|e2m0z-3|e2m0z6|e2m0z-6]",
+    "[nf4|e2m1|u4]",
+    "[i4|i4q2]",
+]
+DTYPES = ["f32", "f16", "bf16", "e8m0", "e4m3", "e5m2", *INTEGERS]
+BLOCKS = st.none() | st.lists(st.none() | st.integers(1, 300), min_size=1, max_size=4).map(tuple)
 
 
-@given(FORMATS)
+@st.composite
+def nested(draw: st.DrawFn, inner: Block | None, depth: int) -> tuple[Level, ...]:
+    """`depth` levels, each made of whole blocks of the one inside; the first has the block `inner`."""
+    levels = [Level(draw(st.sampled_from(DTYPES)), inner)]
+    while len(levels) < depth:
+        levels.append(Level(draw(st.sampled_from(DTYPES)), draw(around(levels[-1].block))))
+    return tuple(levels)
+
+
+@st.composite
+def around(draw: st.DrawFn, block: Block | None) -> Block | None:
+    """A block that is made of whole ones of `block`."""
+    if block is None or draw(st.booleans()):
+        return None
+    more = draw(st.lists(st.none() | st.integers(1, 8), max_size=4 - len(block)))
+    grown = [None if extent is None else draw(st.none() | st.integers(1, 8).map(extent.__mul__)) for extent in block]
+    return (*more, *grown)
+
+
+@st.composite
+def formats_of_the_grammar(draw: st.DrawFn) -> Format:
+    """Any format: every kind of element, up to three levels, and each part or not."""
+
+    def perhaps(strategy: st.SearchStrategy[object]) -> object:
+        return draw(st.none() | strategy)
+
+    kind = draw(st.sampled_from(["own", "choice", "trained"]))
+    block = draw(BLOCKS)
+    element = draw(st.sampled_from({"own": INTEGERS + FLOATS + TABLES, "choice": CHOICES, "trained": TRAINED}[kind]))
+    scales = draw(nested(block, draw(st.integers(0 if kind == "trained" else 1, 3)))) if kind else ()
+    lookup = None
+    if kind == "choice":
+        lookup = Level("u8", draw(around(block)))
+    elif kind == "trained":
+        lookup = Level(draw(st.sampled_from(DTYPES)), draw(BLOCKS))
+    zero = st.builds(Level, st.sampled_from(DTYPES), st.just(block) | BLOCKS)
+    constant = st.integers(-300, 300).map(float) | st.floats(-6e4, 6e4, width=16)
+    offset = st.builds(Offset, st.booleans(), st.integers(1, 3).flatmap(lambda n: nested(draw(BLOCKS), n)))
+    return Format(
+        element,
+        scales,
+        zero=perhaps(zero | constant),
+        offset=perhaps(offset),
+        mean=Level(draw(st.sampled_from(DTYPES)), draw(around(block))) if scales and draw(st.booleans()) else None,
+        lookup=lookup,
+        permuted=draw(st.booleans()),
+        sparsity=perhaps(st.sampled_from([(2, 4), (1, 2), (4, 8), (31, 32)])),
+        outliers=perhaps(st.builds(Outliers, st.sampled_from(["f32", "f16", "bf16"]), st.booleans())),
+    )
+
+
+@given(formats_of_the_grammar())
 def test_parse_inverts_print(fmt: Format) -> None:
-    assert Format.parse(str(fmt)) == fmt
-    assert hash(Format.parse(str(fmt))) == hash(fmt)
+    again = Format.parse(str(fmt))
+    assert again == fmt
+    assert hash(again) == hash(fmt)
+    assert str(again) == str(fmt)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "i4, f32 per 32",
-        "u8, f32 per tensor, zero u8",
-        "i8, f32 per *x*x*",
-        "i8, f32 per *",
-        "u4, f16 per 2x3, zero u4",
-        "i8, e8m0 per tensor",
-    ],
-)
+@given(formats_of_the_grammar(), st.integers(0, 400), st.sampled_from([*"0123456789x*,|[]. izef-", " per ", "", "²"]))
+def test_text_with_a_mistake_is_a_format_or_one_clear_error(fmt: Format, place: int, odd: str) -> None:
+    text = str(fmt)
+    place %= len(text)
+    text = text[:place] + odd + text[place + 1 :]
+    try:
+        found = Format.parse(text)
+    except BadInput as error:
+        assert error.hint
+    else:
+        assert Format.parse(str(found)) == found
+
+
+@pytest.mark.parametrize("text", FORMATS)
 def test_formats_of_the_field_print_as_written(text: str) -> None:
     assert str(Format.parse(text)) == text
     assert str(Format.parse(text.replace(", ", " ,  "))) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("u4, f16 per 32, zero u4 per 32", "u4, f16 per 32, zero u4"),
+        ("u4, f16 per 32, zero u4 per 64", "u4, f16 per 32, zero u4 per 64"),
+        ("u8, f32 per *, zero 128.0", "u8, f32 per *, zero 128"),
+        ("u8, f32 per *, zero 1234567.25", "u8, f32 per *, zero 1234567.25"),
+        ("u8, f32 per *, zero 0.00000005960464477539063", "u8, f32 per *, zero 0.00000005960464477539063"),
+        ("i4, f16 per *, outliers f16 csr, permuted", "i4, f16 per *, permuted, outliers f16 csr"),
+        ("k16 in f16 per *, zero f16", "k16 in f16 per *, zero f16 per tensor"),
+    ],
+)  # fmt: skip
+def test_parts_print_in_one_order_and_form(text: str, canonical: str) -> None:
+    assert str(Format.parse(text)) == canonical
+    assert Format.parse(canonical) == Format.parse(text)
 
 
 @pytest.mark.parametrize(
@@ -59,24 +133,80 @@ def test_formats_of_the_field_print_as_written(text: str) -> None:
         ("", "no element type is called ''"),
         ("i9, f32 per 32", "no element type is called 'i9'"),
         ("f32", "no element type is called 'f32'"),
+        ("[i4|i9] per 32, f32 per 32", "no element type is called 'i9'"),
+        ("k3 in f16 per *", "codebook 'k3' has 3 entries"),
+        ("e8m0, f32 per 32", "'e8m0' has no sign"),
         ("i4", "has no scale"),
         ("i4, zero u4", "has no scale"),
         ("i4, f64 per 32", "cannot read 'f64 per 32'"),
+        ("i4, nf4 per 32", "cannot read 'nf4 per 32'"),
         ("i4, f32", "cannot read 'f32'"),
         ("i4, f32 per 0", "cannot read 'f32 per 0'"),
         ("i4, f32 per -1", "cannot read 'f32 per -1'"),
         ("i4, f32 per 32x", "cannot read 'f32 per 32x'"),
+        ("i4, f32 per ٣", "cannot read"),
+        (f"i4, f32 per {'9' * 5000}", "cannot read"),
         ("i4, f32 per tensor x 3", "cannot read"),
         ("i4, f32 per 32, zero", "cannot read 'zero'"),
         ("i4, f32 per 32, zero i16", "cannot read 'zero i16'"),
+        ("i4, f32 per 32, zero 1e3", "cannot read 'zero 1e3'"),
+        (f"i4, f32 per 32, zero {'9' * 400}", "cannot read"),
         ("i4, f32 per 32,", "cannot read ''"),
         ("u4, f32 per 32, zero u4, zero u8", "cannot read 'zero u8'"),
+        ("u4, f32 per 32, plus f16 per 32, minus f16 per 32", "cannot read 'minus f16 per 32'"),
+        ("u4, f32 per 32, zero u4, f32 per *", r"cannot read 'f32 per \*'"),
+        ("u4, f32 per 32, minus", "cannot read 'minus'"),
+        ("u4, f32 per 32, minus f16", "cannot read 'minus f16'"),
+        ("u4, f32 per 32, minus u6 per 32 by", "cannot read 'minus u6 per 32 by'"),
+        ("u4, f32 per 32, minus u6 per 32 by f64 per 64", "cannot read 'minus"),
+        ("u4, f32 per 32, mean f32", "cannot read 'mean f32'"),
+        ("u4, f32 per 32, permuted 4", "cannot read 'permuted 4'"),
+        ("u4, f32 per 32, sparse 2", "cannot read 'sparse 2'"),
+        ("u4, f32 per 32, sparse 0:4", "cannot read 'sparse 0:4'"),
+        ("u4, f32 per 32, outliers f16", "cannot read 'outliers f16'"),
+        ("u4, f32 per 32, outliers i8 csr", "cannot read 'outliers i8 csr'"),
+        ("k16 in f64 per *, f32 per *", r"cannot read 'f64 per \*'"),
+        ("k16 in f16", "cannot read 'k16 in f16'"),
+        ("[nf4|fp4], f16 per 32", "cannot read '.nf4|fp4.'"),
+        ("[nf4] per 32, f16 per 32", "cannot read '.nf4. per 32'"),
+        ("[nf4|fp4 per 32, f16 per 32", "cannot read"),
+        ("[nf4|e2m3] per 32, f16 per 32", "chooses among nf4, e2m3, which have different bits"),
+        ("[u4|i4] per 32, f16 per 32", "chooses among u4, i4, which have different bits"),
+        ("[k16|k16] per 32, f16 per 32", "chooses among codebooks"),
+        ("k16, f16 per 32", "does not say where the values of its codebook are"),
+        ("nf4 in f16 per *, f16 per 32", "has values beside the codes, but nf4 has values of its own"),
+        ("u4, u6 per 32, f16 per 48", "has a level f16 per 48 around u6 per 32, which is not made of whole blocks"),
+        ("u4, u6 per 32, f16 per 2x*, f32 per *", r"has a level f32 per \* around f16 per 2x\*"),
+        ("u4, u6 per tensor, f16 per 48", "has a level f16 per 48 around u6 per tensor"),
+        ("u4, u6 per *, f16 per 48", r"has a level f16 per 48 around u6 per \*"),
+        ("u4, f16 per 32, minus u6 per 32 by f16 per 16", "has a level f16 per 16 around u6 per 32"),
+        ("nf4, f32 per 32, mean f32 per 16", "has a mean per 16, which is not made of whole blocks of scales"),
+        ("k16 in f16 per *, mean f32 per tensor", "has a mean per tensor, which is not made of whole blocks"),
+        ("[nf4|fp4] per 32, f16 per 64", "chooses an element for 32, which is less than a block of scales"),
+        ("i4, f16 per 32, sparse 4:4", "keeps 4 of 4 values"),
+        ("i4, f16 per 32, sparse 2:64", "keeps 2 of 64 values"),
     ],
-)
+)  # fmt: skip
 def test_text_that_is_no_format_is_refused(text: str, message: str) -> None:
     with pytest.raises(BadInput, match=message) as caught:
         Format.parse(text)
     assert caught.value.hint
+
+
+def test_elements_without_the_blocks_that_choose_are_refused() -> None:
+    with pytest.raises(BadInput, match="does not say which blocks choose an element"):
+        Format("[nf4|fp4]", (Level("f16", (32,)),))
+    with pytest.raises(BadInput, match="no element type is called"):
+        Format("[nf4]", (Level("f16", (32,)),))
+
+
+@given(formats_of_the_grammar())
+def test_parts_have_the_names_of_the_levels(fmt: Format) -> None:
+    names = list(fmt.levels())
+    assert names[: len(fmt.scales)] == ["scale", "scale1", "scale2"][: len(fmt.scales)]
+    assert len(names) == len(fmt.scales) + sum(map(bool, (fmt.zero_level, fmt.mean, fmt.lookup))) + (
+        len(fmt.offset.levels) if fmt.offset else 0
+    )
 
 
 @pytest.mark.parametrize("name", INTEGERS)
@@ -151,23 +281,6 @@ def test_scale_shape(text: str, shape: tuple[int, ...], scales: tuple[int, ...])
 def test_block_of_more_axes_than_the_tensor_is_refused() -> None:
     with pytest.raises(BadInput, match=r"a block of 3 axes does not fit a tensor of shape \[5, 70\]"):
         Format.parse("i8, f32 per *x*x*").scale_shape((5, 70))
-
-
-@pytest.mark.parametrize(
-    ("text", "shape", "bits"),
-    [
-        ("i4, f32 per 32", (64, 128), 5.0),
-        ("i4, f16 per 32", (64, 128), 4.5),
-        ("u4, f32 per 32, zero u4", (64, 128), 4 + 36 / 32),
-        ("u2, f16 per 16, zero f16", (64, 128), 4.0),
-        ("i4, f32 per 32", (1, 33), 4 + 64 / 33),
-        ("i8, f32 per tensor", (4, 8), 9.0),
-        ("i8, f32 per *", (4, 8), 12.0),
-        ("i8, f32 per *", (0, 8), 8.0),
-    ],
-)
-def test_bits_per_weight_counts_scales_and_zero_points(text: str, shape: tuple[int, ...], bits: float) -> None:
-    assert Format.parse(text).bits_per_weight(shape) == pytest.approx(bits)
 
 
 @st.composite
@@ -245,7 +358,3 @@ def test_scales_that_are_powers_of_two_are_told_from_others(exponent: int, manti
         assert plain.holds_scale(power * np.float32(mantissa))
     assert not by_shifts.holds_scale(-power)
     assert not any(fmt.holds_scale(np.array([power, bad])) for bad in (0, np.inf, np.nan) for fmt in (plain, by_shifts))
-
-
-def test_a_power_of_two_counts_its_exponent_byte() -> None:
-    assert Format.parse("i8, e8m0 per *").bits_per_weight((4, 8)) == 9

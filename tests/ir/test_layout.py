@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from qcc.ir.errors import BadInput
-from qcc.ir.layout import Digit, Dimension, Layout, pack, unpack
+from qcc.ir.layout import Digit, Dimension, Layout, lowering, pack, parse_layout, unpack
+from qcc.ir.layout.steps import load, store
+from tests.ir.chains import chains, random_codes
 
 MATMUL_NBITS = "n(n0) k(k1 k0:32) -> n0 k1 k0 xor 8"
 VNNI = "k(k2 k1:16 k0:4) n(n1 n0:16) -> n1 k2 k1 n0 k0"
@@ -23,38 +25,16 @@ FIELD = [
     VNNI,
     "n(n1 n0:8) k(k3 k2:2 k1:2 k0:8) -> n1 k3 k1 n0 k0 k2",
     "k(k3 k2:2 k1:4 k0:2) n(n3 n2:4 n1:2 n0:8) -> k3 n3 n0 k1 n2 k0 n1 k2",
-    "m(m4 m3:8 m2:2 m0:8) k(k2 k1:16 k0:4) b(b:2) -> m4 k2 m3 k1 b m0 m2 k0",
+    "m(m4 m3:8 m2:2 m0:8) k(k2 k1:16 k0:4) bit(b:2) -> m4 k2 m3 k1 b m0 m2 k0",
     "m(m3 m2:2 m1:2 m0:8) c(c1 c0:2) -> c1 m3 m0 m2 c0 m1",
 ]
 
 
-@st.composite
-def layouts(draw: st.DrawFn) -> tuple[Layout, tuple[int, ...]]:
-    """A layout of rank 0 to 3 and a shape it fits: empty, single, prime and ragged extents included."""
-    dimensions: list[Dimension] = []
-    shape: list[int] = []
-    for name in "nkc"[: draw(st.integers(0, 3))]:
-        radices = draw(st.lists(st.integers(1, 5), max_size=3))
-        fixed = bool(radices) and draw(st.booleans())
-        chain: list[int | None] = [*radices] if fixed else [None, *radices]
-        dimensions.append(Dimension(name, tuple(Digit(f"{name}{i}", radix) for i, radix in enumerate(chain))))
-        shape.append(math.prod(radices) if fixed else draw(st.integers(0, 13)))
-    order = draw(st.permutations([digit.name for dimension in dimensions for digit in dimension.digits]))
-    return Layout(tuple(dimensions), tuple(order), draw(st.sampled_from([0, 0, 1]))), tuple(shape)
-
-
-def random_codes(shape: tuple[int, ...], bits: int, signed: bool, seed: int) -> NDArray[np.int8] | NDArray[np.uint8]:
-    low = -(1 << bits - 1) if signed else 0
-    codes = np.random.default_rng(seed).integers(low, low + (1 << bits), shape)
-    codes.flat[:1], codes.flat[1:2] = low, low + (1 << bits) - 1
-    return codes.astype(np.int8) if signed else codes.astype(np.uint8)
-
-
 @settings(deadline=None)
-@given(layouts())
+@given(chains())
 def test_parse_inverts_print(case: tuple[Layout, tuple[int, ...]]):
     layout, _ = case
-    assert Layout.parse(str(layout)) == layout
+    assert Layout.parse(str(layout)) == parse_layout(str(layout)) == layout
     assert eval(repr(layout)) == layout
     assert hash(Layout.parse(str(layout))) == hash(layout)
 
@@ -78,7 +58,7 @@ def test_extents_padding_and_size_are_rounded_up_to_whole_digits():
 
 
 @settings(deadline=None)
-@given(layouts())
+@given(chains())
 def test_slots_and_padded_coordinates_are_one_to_one(case: tuple[Layout, tuple[int, ...]]):
     layout, shape = case
     slots = np.arange(layout.size(shape))
@@ -90,7 +70,7 @@ def test_slots_and_padded_coordinates_are_one_to_one(case: tuple[Layout, tuple[i
 
 
 @settings(deadline=None)
-@given(layouts())
+@given(chains())
 def test_arrange_puts_every_code_at_its_index_and_fill_elsewhere(case: tuple[Layout, tuple[int, ...]]):
     layout, shape = case
     codes = np.arange(1, math.prod(shape) + 1).reshape(shape)
@@ -99,6 +79,8 @@ def test_arrange_puts_every_code_at_its_index_and_fill_elsewhere(case: tuple[Lay
     expected[layout.index(tuple(np.indices(shape)), shape)] = codes
     np.testing.assert_array_equal(slots, expected ^ layout.xor)
     np.testing.assert_array_equal(layout.restore(slots, shape), codes)
+    np.testing.assert_array_equal(store(lowering(layout, shape), codes, -7), slots)
+    np.testing.assert_array_equal(load(lowering(layout, shape), slots), codes)
 
 
 def test_index_of_integers_agrees_with_index_of_arrays():
@@ -143,7 +125,7 @@ def test_index_and_inverse_build_symbolic_expressions():
 
 
 @settings(deadline=None)
-@given(layouts(), st.integers(1, 8), st.booleans(), st.integers(0, 99))
+@given(chains(), st.integers(1, 8), st.booleans(), st.integers(0, 99))
 def test_unpack_inverts_pack(case: tuple[Layout, tuple[int, ...]], bits: int, signed: bool, seed: int):
     layout, shape = case
     codes = random_codes(shape, bits, signed, seed)

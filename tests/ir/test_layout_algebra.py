@@ -85,6 +85,8 @@ def test_composition_is_sequential_application_on_random_pairs():
         np.testing.assert_array_equal(both.restore(expected, codes.shape), codes)
         index = np.broadcast_to(both.index(tuple(np.indices(codes.shape)), codes.shape), codes.shape)
         np.testing.assert_array_equal(expected[index.ravel()] ^ both.xor, codes.ravel())
+        for found, coord in zip(both.inverse(index, codes.shape), np.indices(codes.shape), strict=True):
+            np.testing.assert_array_equal(np.broadcast_to(found, coord.shape), coord)
         assert parse_layout(str(both)) == both
     assert fused + staged == 5000
     assert fused > 4000  # most digits refine

@@ -71,9 +71,15 @@ def by_definition(value: Quantized) -> Real:
 
 def size_of_terms(value: Quantized) -> Real:
     """How large the terms of each sum are, which bounds what float32 rounds away."""
-    largest = np.abs(by_definition(replace(value, format=replace(value.format, offset=None), parts={
-        k: v for k, v in value.parts.items() if not k.startswith(("minus", "plus"))
-    })))
+    largest = np.abs(
+        by_definition(
+            replace(
+                value,
+                format=replace(value.format, offset=None),
+                parts={k: v for k, v in value.parts.items() if not k.startswith(("minus", "plus"))},
+            )
+        )
+    )
     return largest + np.abs(by_definition(value)) + 1e-30
 
 

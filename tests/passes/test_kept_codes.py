@@ -97,7 +97,9 @@ def test_codes_of_a_weight_that_was_changed_are_not_kept() -> None:
     changed.weights["w"] = changed.weights["w"] * np.float32(1.5)
     assert not any("kept" in r for r in reasons(quantized(changed, "W8A16"), "quantized"))
     turned = layers(codes)
-    turned.stored = {"w": StoredCodes(Quantized.plain(codes.format, codes.value.codes.T.copy(), codes.value.scale), "TEST")}
+    turned.stored = {
+        "w": StoredCodes(Quantized.plain(codes.format, codes.value.codes.T.copy(), codes.value.scale), "TEST")
+    }
     assert not any("kept" in r for r in reasons(quantized(turned, "W8A16"), "quantized"))
 
 

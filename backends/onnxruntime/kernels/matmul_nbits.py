@@ -24,12 +24,7 @@ _BLOCKS = (16, 32, 64, 128, 256)
 def offers(task: KernelTask, speed: Speed) -> list[Choice]:
     """One choice where the format has blocks of 16 to 256 along K; activations are float, or int8 in the same."""
     fmt, block = task.weight_format, _block(task)
-    if (
-        task.op != "q.linear"
-        or not block
-        or fmt.bits not in _BITS
-        or fmt.scale.dtype != "f32"
-    ):
+    if task.op != "q.linear" or not block or fmt.bits not in _BITS or fmt.scale.dtype != "f32":
         return []
     symmetric = fmt.family.signed and fmt.zero is None
     if not symmetric and fmt.zero_dtype != f"u{fmt.bits}":

@@ -2,8 +2,8 @@
 
     w = s q + c  by blocks,   x w^T = x (s (q - h))^T + sums(x) (s h + c)^T,   h = 2^(bits-1), sums by block
 
-The second product has one column a block: 1/32 of the first for blocks of 32. With int8 activations it reads them before
-they are rounded.
+The second product has one column a block: 1/32 of the first for blocks of 32. With int8 activations it reads them
+before they are rounded.
 """
 
 from __future__ import annotations
@@ -78,4 +78,6 @@ def _block_sums(x: SSAValue, k: int, block: int, build: Builder) -> SSAValue:
     keep = [0] * (len(dims) - 1)
     ones = build.constant(np.ones((block, 1), types.element_of(element).numpy))
     summed = types.tensor_type(element, [*dims[:-1], count, 1])
-    return build.reshape(build.op("onnx.MatMul", [build.reshape(x, [*keep, count, block]), ones], summed), [*keep, count])
+    return build.reshape(
+        build.op("onnx.MatMul", [build.reshape(x, [*keep, count, block]), ones], summed), [*keep, count]
+    )
