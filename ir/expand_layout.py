@@ -75,8 +75,10 @@ def _swizzled(value: SSAValue, step: Swizzle, build: Builder) -> SSAValue:
 
 
 def _rejoined(value: SSAValue, step: Cut, build: Builder) -> SSAValue:
-    """Both sides of a cut, each through its own steps."""
+    """Both sides of a cut, each through its own steps; one alone where the other is empty."""
     total = _static(value)[0]
+    if step.body_size in (0, total):
+        return undone(step.body if step.body_size else step.tail, value, build)
     sides: list[SSAValue] = []
     for steps, begin, end in ((step.body, 0, step.body_size), (step.tail, step.body_size, total)):
         bounds = [build.constant(np.array([v], np.int64)) for v in (begin, end, 0)]

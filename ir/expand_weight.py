@@ -14,15 +14,15 @@ import numpy as np
 from xdsl.ir import SSAValue
 
 from . import types
-from .builder import F32, I32, Builder
+from .builder import F32, I32, I64, Builder
 from .dialects.q import Weight, part
 from .expand_layout import unpacked
 from .expand_record import RecordParts, signed
 from .formats import load_element
-from .layout import Record
+from .layout import AnyLayout, Record
 from .level import Level
 from .levels import level_dtype
-from .program import Program
+from .program import INDEX, Program, index_bits
 from .quantized import inner_blocks, outlier_rows, part_bits
 from .types import QuantizedType
 
@@ -97,7 +97,28 @@ class _Weight:
         codes = self._weight("codes")
         if self.layout is None or isinstance(self.layout, Record):
             return codes
-        return unpacked(codes, fmt.bits, fmt.family.signed, self.layout, self.shape, self.build)
+        if fmt.sparsity is None:
+            return unpacked(codes, fmt.bits, fmt.family.signed, self.layout, self.shape, self.build)
+        return self._scattered(codes, self.layout, fmt.sparsity)
+
+    def _scattered(self, packed: SSAValue, layout: AnyLayout, sparsity: tuple[int, int]) -> SSAValue:
+        """Kept codes at their places among codes of 0."""
+        fmt, build, (n, m) = self.format, self.build, sparsity
+        rows, extent = self.shape
+        count = -(-extent // m)
+        kept = unpacked(packed, fmt.bits, fmt.family.signed, layout, (rows, count * n), build)
+        index = unpacked(self._weight("index"), index_bits(fmt), False, INDEX, (rows, count * n), build)
+        starts = np.repeat(np.arange(count, dtype=np.int32) * m, n)
+        where = build.cast(build.binary("Add", index, build.constant(starts)), I64)
+        whole = types.tensor_type(I32, [rows, count * m])
+        fill = build.op(
+            "onnx.ConstantOfShape",
+            [build.constant(np.array([rows, count * m], np.int64))],
+            whole,
+            {"value": np.array([fmt.zero_code], np.int32)},
+        )
+        scattered = build.op("onnx.ScatterElements", [fill, where, kept], whole, {"axis": 1})
+        return build.crop(scattered, self.shape)
 
     def _blocks(self, level: Level) -> int:
         return int(np.prod(level.shape_of(self.shape), dtype=np.int64))

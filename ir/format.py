@@ -131,6 +131,13 @@ class Format:
         return self.zero.dtype if isinstance(self.zero, Level) else ""
 
     @property
+    def zero_code(self) -> int | None:
+        """The code of 0 in an element that has one; None where 0 has none of its own, or it depends on the block."""
+        if self.codebook is not None or self.zero is not None or self.offset or not (self.family.table == 0).any():
+            return None
+        return int(self.family.encode(np.zeros(1, np.float32))[0])
+
+    @property
     def is_integer(self) -> bool:
         """Whether codes are the integers themselves."""
         return re.fullmatch(r"[iu][1-8]", self.element) is not None
@@ -349,5 +356,7 @@ def _check(fmt: Format) -> None:
         raise refuse(f"has a mean per {block_text(fmt.mean.block)}, which is not made of whole blocks of scales")
     if len(families) > 1 and fmt.lookup and not holds(fmt.lookup.block, fmt.scale.block):
         raise refuse(f"chooses an element for {block_text(fmt.lookup.block)}, which is less than a block of scales")
+    if fmt.sparsity and (fmt.zero is not None or fmt.offset or len(families) > 1 or fmt.zero_code is None):
+        raise refuse("prunes values, which needs one code of 0 for all blocks", "symmetric codes that hold 0")
     if fmt.sparsity and not 0 < fmt.sparsity[0] < fmt.sparsity[1] <= 32:
         raise refuse(f"keeps {fmt.sparsity[0]} of {fmt.sparsity[1]} values", "n of m with 0 < n < m <= 32")

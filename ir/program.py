@@ -13,12 +13,14 @@ from xdsl.ir import Attribute, Block, SSAValue
 from . import attributes as attr
 from .dialects.q import Weight, part
 from .format import Format
-from .layout import Record
+from .layout import Layout, Record
 from .quantized import Quantized, part_names
 from .types import QuantizedType
 from .weights import WeightStore
 
 NAME = "onnx.name"
+INDEX = Layout.parse("n(n0) k(k0) -> n0 k0")
+"""Where the places of sparse codes lie, `index_bits` each."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,15 @@ def weight_parts(op: Weight) -> list[str]:
         return [op.weight]
     type_ = op.result.type
     names = ["codes"] if isinstance(type_.layout, Record) else part_names(type_.format)
+    if type_.format.sparsity and type_.layout is not None and not isinstance(type_.layout, Record):
+        names.append("index")
     return [part(op.weight, name) for name in names]
+
+
+def index_bits(fmt: Format) -> int:
+    """Bits of the place of a sparse code in its group."""
+    assert fmt.sparsity is not None
+    return (fmt.sparsity[1] - 1).bit_length()
 
 
 def port_names(attrs: Attribute | None) -> list[str]:

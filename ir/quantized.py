@@ -15,14 +15,16 @@ gives them. The product of scales is taken in float32 from the outermost inwards
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from .errors import BadInput
 from .format import Format
+from .formats.nested import Nested
 from .level import Level, spread
 from .levels import level_dtype
+from .sparsity import compress
 
 OUTLIERS = ("outlier_start", "outlier_columns", "outlier_values")
 
@@ -109,6 +111,16 @@ class Quantized:
             parts["outlier_start"] = start[begin : end + 1] - start[begin]
             parts |= {name: self.parts[name][first:last] for name in OUTLIERS[1:]}
         return Quantized(self.format, parts)
+
+    def at(self, bits: int) -> Quantized:
+        """The tensor in the codebook of the `bits` most significant bits of nested codes (Any-Precision LLM)."""
+        book = self.format.codebook
+        if not isinstance(book, Nested):
+            raise BadInput(f"codes of {self.format} are not nested: they have one precision", hint="use n3..8")
+        table = self.parts["table"]
+        chosen = book.tables_at(table.reshape(-1, table.shape[-1]), bits)
+        parts = {"codes": book.codes_at(self.codes, bits), "table": chosen.reshape(*table.shape[:-1], -1)}
+        return Quantized(replace(self.format, element=str(book.at(bits))), {**self.parts, **parts})
 
     def take_rows(self, order: np.ndarray) -> Quantized:
         """Its rows in another order. `BadInput` where blocks or outliers span rows."""
@@ -264,6 +276,8 @@ def check_parts(value: Quantized, where: str) -> None:
         integer = dtype.is_integer and name != "choice" and array.size > 0
         if integer and not dtype.low <= array.min() <= array.max() <= dtype.high:
             raise BadInput(f"{where}: {name} {array.min()} to {array.max()} does not fit {level.dtype}")
+    if fmt.sparsity and fmt.zero_code is not None:
+        compress(value.codes, *fmt.sparsity, fmt.zero_code, where)
     if fmt.permuted and not np.array_equal(np.sort(value.parts["order"]), np.arange(shape[-1])):
         raise BadInput(f"{where}: the order of columns is no permutation of {shape[-1]}")
 

@@ -134,9 +134,14 @@ class QuantizedType(ParametrizedAttribute, TypeAttribute):
         return self.expressed.get_shape()
 
     def verify(self) -> None:
-        """The format and the layout parse."""
+        """The format and the layout parse, and both fit the shape where it is known."""
         try:
-            _ = (self.format, self.layout)
+            fmt, layout = self.format, self.layout
+            if all(extent >= 0 for extent in self.shape):
+                for level in fmt.levels().values():
+                    level.shape_of(self.shape)
+                if layout is not None and fmt.sparsity is None:
+                    _fit(layout, fmt, self.shape)
         except Exception as error:
             raise VerifyException(f"!q.tensor: {error}") from error
 
@@ -158,6 +163,16 @@ class QuantizedType(ParametrizedAttribute, TypeAttribute):
                 if text:
                     printer.print_string(", ")
                     printer.print_string_literal(text)
+
+
+def _fit(layout: AnyLayout | Record, fmt: Format, shape: tuple[int, ...]) -> None:
+    """Raise `BadInput` where a layout has no place for a tensor of `shape`."""
+    if isinstance(layout, Record):
+        layout.extents(shape)
+    elif (planes := layout.bits_first()) is not None:
+        planes.size((fmt.bits, *shape))
+    else:
+        layout.size(shape)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from qcc.ir.dialects.q import Weight, part
 from qcc.ir.format import Format
 from qcc.ir.formats import load_element
 from qcc.ir.layout import AnyLayout, Layout, Record, pack
-from qcc.ir.program import Program, stored_value
+from qcc.ir.program import INDEX, Program, index_bits, stored_value
 from qcc.ir.quantized import Quantized, part_bits
 from qcc.ir.rewrite import Pass, ProgramContext
+from qcc.ir.sparsity import compress
 from qcc.ir.types import QuantizedType
 
 _CHUNK = 1 << 22
@@ -23,7 +24,7 @@ _CHUNK = 1 << 22
 class PackWeights(Pass):
     """Pack codes, and zero points that have a layout of their own, one tensor at a time.
 
-    A record takes all parts of a weight into one: its bytes become the part `codes`, and the other parts go.
+    Of codes that are n:m sparse only the kept ones are stored, and a part `index` says where each stood. A record takes all parts of a weight into one: its bytes become the part `codes`, and the other parts go.
     """
 
     name = "pack_weights"
@@ -50,7 +51,11 @@ def _pack(op: Weight, type_: QuantizedType, layout: AnyLayout | Record, program:
             del store[part(op.weight, name)]
         store[codes] = pack_record(value, layout)
         return
-    store[codes] = pack_rows(store[codes], fmt.bits, layout)
+    dense = store[codes]
+    if fmt.sparsity is not None and fmt.zero_code is not None:
+        dense, index = compress(dense, *fmt.sparsity, fmt.zero_code, f"weight {op.weight!r}")
+        store[part(op.weight, "index")] = pack(index, index_bits(fmt), INDEX)
+    store[codes] = pack_rows(dense, fmt.bits, layout)
     if op.zero_layout is not None and store[zero].shape == fmt.scale_shape(type_.shape):
         store[zero] = pack(store[zero], zero_bits(fmt), op.zero_layout)
 

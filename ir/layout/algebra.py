@@ -82,7 +82,7 @@ def product(outer: Layout, tile: Layout) -> Layout:
     dimensions = {name: a.dimensions[name] + b.dimensions[name] for name in a.dimensions}
     spaces = {name: a.spaces.get(name, []) + b.spaces.get(name, []) for name in [*a.spaces, *b.spaces]}
     chains = Chains(dimensions, spaces, a.swizzles | b.swizzles, a.xor ^ b.xor)
-    chains.replace({part: [] for chain in dimensions.values() for part in chain if part.radix == 1})
+    chains.drop_ones()
     return chains.layout()
 
 
@@ -96,7 +96,7 @@ def divide(layout: Layout, tile: Layout) -> Layout:
     if unknown := [space for space in inner.spaces if space not in chains.spaces]:
         raise BadInput(f"`{tile}` has a space {unknown[0]}, `{layout}` has none", hint="name the spaces alike")
     chains.split_swizzles()
-    chains.replace({part: [] for chain in chains.dimensions.values() for part in chain if part.radix == 1})
+    chains.drop_ones()
     for kind, whole, tiled in (
         ("dimension", chains.dimensions, inner.dimensions),
         ("space", chains.spaces, inner.spaces),

@@ -60,9 +60,14 @@ class Chains:
             place *= part.radix
         return place == size
 
+    def drop_ones(self) -> None:
+        """Leave out the parts of radix 1: they say nothing."""
+        self.swizzles = {a: b for a, b in self.swizzles.items() if a.radix > 1 < b.radix}
+        self.replace({part: [] for chain in self.dimensions.values() for part in chain if part.radix == 1})
+
     def merge(self) -> None:
         """Drop parts of radix 1, and make one part of neighbours on both sides that are in no swizzle."""
-        self.replace({part: [] for chain in self.dimensions.values() for part in chain if part.radix == 1})
+        self.drop_ones()
         meets = self._neighbours()
         fixed = {part for pair in self.swizzles.items() for part in pair}
         pieces: dict[Part, list[Part]] = {}

@@ -46,7 +46,7 @@ def weight_bytes(op: Weight, program: Program) -> int:
     parts = [program.weights[p].nbytes for p in weight_parts(op)]
     if not isinstance(type_, QuantizedType):
         return sum(parts)
-    if isinstance(type_.layout, Record):
+    if isinstance(type_.layout, Record) or (type_.layout is not None and type_.format.sparsity):
         return sum(parts)
     count = int(np.prod(type_.shape, dtype=np.int64))
     return -(-count * type_.format.bits // 8) + sum(parts[1:])

@@ -48,6 +48,7 @@ FORMATS = (
     "i4, f16 per 32, permuted",
     "u4, f16 per 32, zero u4, permuted",
     "i4, f16 per 32, sparse 2:4",
+    "nf4, f16 per 32, sparse 1:4",
 )
 """Blocks are small, so that small tensors have several."""
 
@@ -85,7 +86,7 @@ def _codes(fmt: Format, shape: tuple[int, int], rng: np.random.Generator) -> np.
     if fmt.sparsity:
         n, m = fmt.sparsity
         places = np.argsort(rng.random((shape[0], -(-shape[1] // m), m)), axis=2).reshape(shape[0], -1)[:, : shape[1]]
-        raw = np.where(places < n, raw, 0)
+        raw = np.where(places < n, raw, fmt.zero_code)
     return raw.astype(np.int8 if fmt.family.signed else np.uint8)
 
 

@@ -206,6 +206,13 @@ def test_marlin_is_its_tile_repeated_row_major():
     assert canonical(product(rest, tile)) == canonical(whole)
 
 
+def test_digits_of_radix_1_leave_their_swizzles():
+    one = Layout.parse("n(n1:1 n0:2) k(k0:4) -> n1 n0 k0^n1")
+    assert str(product(one, one)) == "n(n1:2 n0:2) k(k1:4 k0:4) -> n1 k1 n0 k0"
+    assert str(canonical(one)) == "n(n0:2) k(k0:4) -> n0 k0"
+    assert str(divide(product(one, one), one)) == "n(n0:2) k(k0:4) -> n0 k0"
+
+
 def test_complement_repeats_a_tile_in_its_last_space():
     tile = Layout.parse("n(n0:4) k(k0:2) -> @bank n0 @addr k0")
     rest = complement(tile, (8, 6))

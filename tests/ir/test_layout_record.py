@@ -231,15 +231,16 @@ def test_fields_may_begin_inside_a_byte():
 def test_pinned_digits_tell_codes_apart():
     """Six bits of three codes in two bytes and a quarter: the last code is split over what the others leave."""
     record = Record.parse("n(n0) j(j0:3) -> n0 {a[0:6] j0=0; a[0:2] j0=2; a[0:6] j0=1; a[2:4] j0=2; pad; a[4:6] j0=2}")
-    parts: Parts = {"a": np.array([[1, 2, 0b110110], [63, 0, 9]], np.uint8), "pad": np.array([[5], [63]], np.uint8)}
+    codes = np.array([[1, 2, 0b110110], [63, 0, 9]], np.uint8)
+    parts: Parts = {"a": codes, "pad": np.array([[5], [63]], np.uint8)}
     bits = {"a": 6, "pad": 6}
     data = record.pack(parts, bits, (2, 3))
     np.testing.assert_array_equal(data[0], [1 | 0b10 << 6, 2 | 0b01 << 6, 5 | 0b11 << 6])
-    np.testing.assert_array_equal(record.unpack(data, bits, {"a": np.uint8, "pad": np.uint8}, (2, 3))["a"], parts["a"])
+    np.testing.assert_array_equal(record.unpack(data, bits, {"a": np.uint8, "pad": np.uint8}, (2, 3))["a"], codes)
     stream = np.unpackbits(data.reshape(-1), bitorder="little")
     for bit in range(6):
         address = record.index("a", tuple(np.indices((2, 3))), (2, 3), bits, bit)
-        np.testing.assert_array_equal(stream[address], parts["a"] >> bit & 1)
+        np.testing.assert_array_equal(stream[address], codes >> bit & 1)
 
 
 @settings(deadline=None)

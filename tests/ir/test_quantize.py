@@ -44,7 +44,7 @@ def test_errors_stay_within_the_bound(text: str, shape: tuple[int, int], seed: i
     low, high = (np.asarray(v, np.float32) for v in range_of(value))
     inside = (x >= low) & (x <= high) & ~kept(value)
     if fmt.sparsity:
-        inside &= value.codes != 0
+        inside &= value.codes != fmt.zero_code
     assert (np.abs(found - x) <= bound * (1 + 1e-5) + 3e-6 * (np.abs(x) + np.abs(low) + np.abs(high)))[inside].all()
 
 

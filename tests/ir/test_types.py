@@ -200,3 +200,18 @@ def test_quantized_type_refuses_what_does_not_parse(fmt: str, layout: str, messa
 def test_quantized_type_has_no_onnx_form() -> None:
     with pytest.raises(NotSupported, match="expand the q dialect first"):
         types.to_proto(QuantizedType.of(FLOAT_TENSOR, Format.parse("i8, f32 per *")))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('"i4, f32 per 32", "n(n0:4) k(k0) -> n0 k0"', "dimension n has extent 5, .* holds exactly 4"),
+        ('"i4, f32 per 32", "n(n0) -> n0"', r"shape \(5, 64\) has rank 2, but layout .* has rank 1"),
+        ('"i4, f32 per 2x2x2"', "a block of 3 axes does not fit"),
+        ('"i4, f32 per 32", "n(n0) k(k1 k0:32) -> n0 k0"', "digit k1 is missing on the right"),
+        ('"i4, f16 per 32, f32 per 48"', "not made of whole blocks"),
+    ],
+)
+def test_quantized_types_that_fit_no_tensor_are_refused(text: str, message: str) -> None:
+    with pytest.raises(VerifyException, match=message):
+        Parser(CONTEXT, f"!q.tensor<tensor<5x64xf32>, {text}>").parse_type()

@@ -7,9 +7,11 @@ import pytest
 
 from qcc.ir.dialects.q import Weight
 from qcc.ir.execute import run
+from qcc.ir.format import Format
 from qcc.ir.layout import Layout, Record, pack, parse_layout
 from qcc.ir.layouts import named
 from qcc.ir.program import Program, weight_parts
+from qcc.ir.quantize import quantize
 from qcc.ir.quantized import Quantized
 from qcc.ir.rewrite import ProgramContext
 from qcc.passes import pack_weights
@@ -104,3 +106,16 @@ def test_some_rows_at_a_time_give_the_same_bytes(bits: int, layout: str, monkeyp
     parsed = parse_layout(layout)
     assert isinstance(parsed, Layout)
     np.testing.assert_array_equal(pack_rows(codes, bits, parsed), pack(codes, bits, parsed))
+
+
+@pytest.mark.parametrize(
+    "text", ["i4, f16 per 32, sparse 2:4", "e2m1, f16 per 32, sparse 2:4", "nf4, f16 per 32, sparse 1:4"]
+)
+@pytest.mark.parametrize("shape", [(8, 64), (5, 70), (1, 1)])
+def test_sparse_codes_keep_what_is_left_and_where_it_stood(text: str, shape: tuple[int, int]) -> None:
+    value = quantize(np.random.default_rng(0).standard_normal(shape), Format.parse(text))
+    made = table(value, text, "n(n0) k(k1 k0:32) -> n0 k1 k0")
+    PackWeights().run(made, ProgramContext())
+    kept = -(-shape[1] // 4) * value.format.sparsity[0] if value.format.sparsity else 0
+    assert made.weights["w.index"].size == -(-shape[0] * kept * 2 // 8)
+    np.testing.assert_array_equal(decoded(made, shape[0]), value.decode())
