@@ -17,11 +17,13 @@ LINEAR = {
     "W4A8": "i4, f32 per 32",
     "W2A16": "u2, f32 per 32, zero u2",
     "W3A16": "i3, f32 per 128",
+    "W8A8_GROUP": "i8, f32 per 32",
 }
 ACTIVATION = {
     "W8A8": "u8, f32 per tensor, zero u8",
     "W8A8_DYNAMIC": "u8, f32 per tensor, zero u8",
     "W4A8": "i8, f32 per 32",
+    "W8A8_GROUP": "i8, f32 per 32",
 }
 SHAPES = [(64, 64, 3, 3), (64, 1, 3, 3), (7, 5, 1), (16, 300, 1, 1), (8, 13, 2, 2, 2), (1, 1, 1, 1), (4, 257, 1, 1)]
 
