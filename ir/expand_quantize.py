@@ -40,7 +40,7 @@ def quantized_value(op: Quantize, build: Builder) -> Decode:
     scale, zero = op.slot(1), op.slot(2)
     if scale is None:
         scale, zero = _dynamic_parameters(x, fmt, build)
-    scaled = build.binary("Div", x, scale)
+    scaled = build.binary("Div", x, _nonzero(scale, build) if len(fmt.scales) > 1 else scale)
     if fmt.is_integer:
         rounded = build.unary("Round", scaled)
         if zero is not None:
@@ -119,7 +119,7 @@ def _dynamic_parameters(x: SSAValue, fmt: Format, build: Builder) -> tuple[SSAVa
     family = fmt.family
     if fmt.zero is None:
         peak = _reduce("ReduceMax", build.unary("Abs", x), per_tensor, build)
-        return _levels(peak, x, fmt, build), None
+        return _levels(peak, fmt, build), None
     low = _reduce("ReduceMin", x, per_tensor, build)
     high = _reduce("ReduceMax", x, per_tensor, build)
     low = build.op("onnx.Min", [low, build.scalar(0.0)], low.type)
@@ -129,17 +129,17 @@ def _dynamic_parameters(x: SSAValue, fmt: Format, build: Builder) -> tuple[SSAVa
     return scale, build.unary("Round", build.binary("Sub", build.scalar(family.low), build.binary("Div", low, scale)))
 
 
-def _levels(peak: SSAValue, x: SSAValue, fmt: Format, build: Builder) -> SSAValue:
+def _levels(peak: SSAValue, fmt: Format, build: Builder) -> SSAValue:
     """The scale of each block from its largest magnitude, rounded to what the levels of scales hold."""
     high = fmt.family.high
     scale = build.binary("Div", peak, build.scalar(high))
     outer = [str(level) for level in fmt.scales[1:]]
     if outer == ["f32 per tensor"]:
         inside = level_dtype(fmt.scale.dtype)
-        largest = _reduce("ReduceMax", build.unary("Abs", x), True, build)
-        whole = _nonzero(build.binary("Div", largest, build.scalar(high * inside.high)), build)
+        largest = _reduce("ReduceMax", scale, True, build)
+        whole = _nonzero(build.binary("Div", largest, build.scalar(inside.high)), build)
         inner = _rounded(build.binary("Div", scale, whole), fmt.scale.dtype, build)
-        return _nonzero(build.binary("Mul", inner, whole), build)
+        return build.binary("Mul", inner, whole)  # 0 where a block is too small for the inner scale
     if outer:
         raise NotSupported(f"activations in {fmt} have no expansion: one outer scale, per tensor, is computed")
     if fmt.scale.dtype == "e8m0":

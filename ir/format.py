@@ -215,11 +215,11 @@ class Format:
         Error <= scale * half_gap of the element (1/2 for integers) for values that the range holds. A block whose
         scale is 0 takes the codes that are nearest to 0.
         """
-        spread_scale = self.spread(np.asarray(scale, np.float32), x.shape)
-        safe = np.where(spread_scale == 0, np.float32(1), spread_scale)
-        scaled = x.astype(np.float32, copy=False) / safe
-        if (spread_scale == 0).any():
-            scaled = np.where(spread_scale == 0, np.float32(0), scaled)
+        scale = np.asarray(scale, np.float32)
+        none = scale == 0
+        scaled = x.astype(np.float32, copy=False) / self.spread(np.where(none, np.float32(1), scale), x.shape)
+        if none.any():
+            scaled = np.where(self.spread(none, x.shape), np.float32(0), scaled)
         if zero is not None:
             if rng is None and (self.is_integer and not self.zero_dtype.startswith(("f", "b"))):
                 np.rint(scaled, out=scaled)  # an odd zero point must not turn ties around

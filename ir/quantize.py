@@ -10,8 +10,8 @@ exponent of the element's largest value, so values up to twice the range may cli
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -20,11 +20,13 @@ from .format import Format
 from .formats import ElementFamily, load_element
 from .level import Level, holds, spread
 from .levels import level_dtype
-from .quantized import Quantized, combined, combined_scale, inner_blocks, outlier_rows
+from .quantized import Quantized, combined, combined_scale, inner_blocks, inverse_order, outlier_rows, rows_of
 
 _TINY = np.finfo(np.float32).tiny
-_CHUNK = 1 << 20
-"""Elements that are quantized at a time where rows are apart: the temporaries stay small."""
+_CHUNK = 1 << 18
+"""Elements that are worked on at a time where rows, or blocks, are apart: the temporaries stay in the cache."""
+_NARROW = 64
+"""Blocks up to which it is faster to transpose them first than to reduce each by itself."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,13 @@ def quantize(
     choose, rng = choose or by_range, None if seed is None else np.random.default_rng(seed)
     if not _rows_are_apart(x, fmt):
         return _quantize(x, fmt, choose, rng, outlier_share)
-    rows = max(1, _CHUNK // max(1, math.prod(x.shape[1:])))
+    rows = rows_of(x.shape, _CHUNK)
     parts: dict[str, np.ndarray] = {}
     for begin in range(0, len(x), rows):
         for name, array in _quantize(x[begin : begin + rows], fmt, choose, rng, outlier_share, begin).parts.items():
-            whole = parts.setdefault(name, np.empty((len(x), *array.shape[1:]), array.dtype))
-            whole[begin : begin + rows] = array
+            if name not in parts:
+                parts[name] = np.empty((len(x), *array.shape[1:]), array.dtype)
+            parts[name][begin : begin + rows] = array
     return Quantized(fmt, parts)
 
 
@@ -93,17 +96,25 @@ def _quantize(
 
 def encode(x: np.ndarray, value: Quantized, rng: np.random.Generator | None = None) -> Quantized:
     """`value`, whose scales, zero points, tables and choices stand, with the codes of `x`: nearest, ties to even."""
-    fmt, shape = value.format, x.shape
-    held = Quantized(fmt, {**value.parts, "codes": np.broadcast_to(np.int8(0), shape)})
-    order = value.parts.get("order")
+    whole = _held(value.format, value.parts, x.shape)
+    if x.ndim < 2:
+        return Quantized(value.format, {"codes": _encode(x, whole, rng), **value.parts})
+    codes = np.empty(x.shape, np.int8 if value.format.family.signed else np.uint8)
+    for place, held in whole.chunks(rows_of(x.shape, _CHUNK)):
+        codes[place] = _encode(x[place], held, rng)
+    return Quantized(value.format, {"codes": codes, **value.parts})
+
+
+def _encode(x: np.ndarray, held: Quantized, rng: np.random.Generator | None) -> np.ndarray:
+    fmt, shape = held.format, x.shape
+    order = held.parts.get("order")
     x = x if order is None else x[..., order]
     if fmt.offset is not None:
         offset = fmt.offset.levels[0].spread(combined(held, fmt.offset.word, fmt.offset.levels), shape)
         x = x + offset if fmt.offset.negative else x - offset
     scale = combined_scale(held) if fmt.scales else None
     codes = _codes(x, fmt, scale, held, rng)
-    codes = codes if order is None else np.ascontiguousarray(codes[..., np.argsort(order)])
-    return Quantized(fmt, {"codes": codes, **value.parts})
+    return codes if order is None else codes[..., inverse_order(order)]
 
 
 def _codes(
@@ -147,8 +158,18 @@ def _scaled(x: np.ndarray, fmt: Format, scale: np.ndarray | None) -> np.ndarray:
 
 def by_range(blocks: np.ndarray, fmt: Format, family: ElementFamily) -> Steps:
     """The least scale that clips nothing; 1 (or 0) for blocks of next to nothing. The default of `quantize`."""
-    low, high = blocks.min(axis=1, initial=0.0), blocks.max(axis=1, initial=0.0)
-    return steps_of(low, high, fmt, family)
+    across = np.ascontiguousarray(blocks.T) if blocks.shape[1] <= _NARROW else blocks.T
+    low, high = across.min(axis=0, initial=0.0), across.max(axis=0, initial=0.0)
+    steps = steps_of(low, high, fmt, family)
+    if len(fmt.scales) == 1 and fmt.by_powers_of_two and fmt.offset is None and fmt.zero is None:
+        return Steps(_ocp_scale(np.maximum(-low if family.low < 0 else 0, high), family.high), steps.offset, steps.low)
+    return steps
+
+
+def _ocp_scale(peak: np.ndarray, high: float) -> np.ndarray:
+    """2^(floor(log2 peak) - floor(log2 high)) for the largest magnitudes of blocks: OCP MX 1.0, 6.3; 1 for nothing."""
+    exponent = np.frexp(peak)[1] - 1 - math.floor(math.log2(high))
+    return np.where(peak > _TINY, np.ldexp(1.0, np.clip(exponent, -127, 127)), 1).astype(np.float32)
 
 
 def steps_of(low: np.ndarray, high: np.ndarray, fmt: Format, family: ElementFamily) -> Steps:
@@ -164,7 +185,8 @@ def steps_of(low: np.ndarray, high: np.ndarray, fmt: Format, family: ElementFami
         centre = float(fmt.zero) if isinstance(fmt.zero, float) else 0.0
         ends = ((low, family.low - centre), (high, family.high - centre))
         scale = np.maximum(*(v / end if end else v * 0 for v, end in ends))
-    empty = 1.0 if (family.table == 0).any() else 0.0  # an element without 0 needs a scale of 0
+    shared = len(fmt.scales) > 1 or fmt.mean is not None  # a 1 would raise the outer scale, or the mean, of other blocks
+    empty = 1.0 if (family.table == 0).any() and not shared else 0.0  # an element without 0 needs a scale of 0
     return Steps(np.where(scale > _TINY, scale, empty).astype(np.float32), offset, low.astype(np.float32))
 
 
@@ -175,7 +197,7 @@ def _parameters(x: np.ndarray, fmt: Format, choose: Choose) -> dict[str, np.ndar
     if len(fmt.choices) > 1:
         return _chosen(x, fmt, choose)
     family = load_element("nf4") if fmt.family.trained else fmt.family  # a codebook is scaled to [-1, 1]
-    steps = choose(fmt.scale.blocks(x), fmt, family)
+    steps = _steps(fmt.scale.blocks(x), fmt, family, choose)
     parts = _fit_scales(steps.scale, fmt, family, x.shape)
     parts |= _fit_offset(steps.offset, fmt, x.shape) if fmt.offset is not None else {}
     scale = combined_scale(_held(fmt, parts, x.shape))
@@ -186,7 +208,16 @@ def _parameters(x: np.ndarray, fmt: Format, choose: Choose) -> dict[str, np.ndar
     return parts
 
 
-def _held(fmt: Format, parts: dict[str, np.ndarray], shape: tuple[int, ...]) -> Quantized:
+def _steps(blocks: np.ndarray, fmt: Format, family: ElementFamily, choose: Choose) -> Steps:
+    """`choose`, some blocks at a time."""
+    count = rows_of(blocks.shape, _CHUNK)
+    if len(blocks) <= count:
+        return choose(blocks, fmt, family)
+    found = [choose(blocks[begin : begin + count], fmt, family) for begin in range(0, len(blocks), count)]
+    return Steps(*(np.concatenate([getattr(some, f.name) for some in found]) for f in fields(Steps)))
+
+
+def _held(fmt: Format, parts: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> Quantized:
     return Quantized(fmt, {**parts, "codes": np.broadcast_to(np.int8(0), shape)})
 
 
@@ -201,7 +232,7 @@ def _chosen(x: np.ndarray, fmt: Format, choose: Choose) -> dict[str, np.ndarray]
     assert fmt.lookup is not None
     lookup, tried, errors = fmt.lookup, list[np.ndarray](), list[np.ndarray]()
     for family in fmt.families:
-        scale = choose(fmt.scale.blocks(x), fmt, family).scale
+        scale = _steps(fmt.scale.blocks(x), fmt, family, choose).scale
         parts = _fit_scales(scale, fmt, family, x.shape)
         wide = fmt.scale.spread(combined_scale(_held(fmt, parts, x.shape)), x.shape)
         safe = np.where(wide == 0, np.float32(1), wide)

@@ -14,6 +14,7 @@ gives them. The product of scales is taken in float32 from the outermost inwards
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -63,18 +64,12 @@ class Quantized:
 
     def decode(self) -> np.ndarray:
         """The float32 values."""
-        values = self._unscaled()
-        if "zero" in self.parts:
-            values = values - self._spread("zero")
-        elif isinstance(self.format.zero, float):
-            values = values - np.float32(self.format.zero)
-        if self.format.scales:
-            values = values * self.arranged(combined_scale(self), self.format.scale)
-        if self.format.offset is not None:
-            word, levels = self.format.offset.word, self.format.offset.levels
-            offset = self.arranged(combined(self, word, levels), levels[0])
-            values = values - offset if self.format.offset.negative else values + offset
-        return self._with_outliers(values.astype(np.float32, copy=False))
+        if len(self.shape) < 2:
+            return self._values()
+        values = np.empty(self.shape, np.float32)
+        for place, some in self.chunks(rows_of(self.shape)):
+            values[place] = some._values()
+        return values
 
     def error_bound(self) -> np.ndarray:
         """The largest error of the nearest code, for each element within its range: half a gap times the scale.
@@ -154,6 +149,20 @@ class Quantized:
         """Raise `BadInput` for parts that are missing, unknown, of a wrong shape, not finite, or out of range."""
         check_parts(self, where)
 
+    def _values(self) -> np.ndarray:
+        """What `decode` gives, all at once, in memory of its own."""
+        fmt, values = self.format, self._unscaled()
+        if "zero" in self.parts:
+            values -= self._spread("zero")
+        elif isinstance(fmt.zero, float):
+            values -= np.float32(fmt.zero)
+        if fmt.scales:
+            values *= self.arranged(combined_scale(self), fmt.scale)
+        if fmt.offset is not None:
+            offset = self.arranged(combined(self, fmt.offset.word, fmt.offset.levels), fmt.offset.levels[0])
+            (np.subtract if fmt.offset.negative else np.add)(values, offset, out=values)
+        return self._with_outliers(values)
+
     def _unscaled(self) -> np.ndarray:
         fmt, family = self.format, self.format.family
         if len(fmt.choices) > 1:
@@ -176,18 +185,29 @@ class Quantized:
         wide = level.spread(numbers, self.shape)
         if not self.format.permuted or wide.shape[-1] == 1:
             return wide
-        return wide[..., np.argsort(self.parts["order"])]
+        return wide[..., inverse_order(self.parts["order"])]
 
     def _with_outliers(self, values: np.ndarray) -> np.ndarray:
         if self.format.outliers is None or not self.parts["outlier_columns"].size:
             return values
-        values = np.array(values)
         kept = self.parts["outlier_values"].astype(np.float32)
         if self.format.outliers.columns:
             values[:, self.parts["outlier_columns"]] = kept
         else:
             values[outlier_rows(self.parts["outlier_start"]), self.parts["outlier_columns"]] = kept
         return values
+
+
+def rows_of(shape: tuple[int, ...], elements: int = 1 << 18) -> int:
+    """How many rows have about as many elements: what is worked on then stays in the second-level cache."""
+    return max(1, elements // max(1, math.prod(shape[1:])))
+
+
+def inverse_order(order: np.ndarray) -> np.ndarray:
+    """Where each column is among the permuted ones."""
+    places = np.empty(order.size, np.intp)
+    places[order] = np.arange(order.size)
+    return places
 
 
 def part_names(fmt: Format) -> list[str]:

@@ -1,18 +1,24 @@
 """Weights live outside the IR text, by name, memory-mapped where they come from a file.
 
 A store maps names to numpy arrays. It is saved as one safetensors file; `locate` tells where each tensor lies in such a
-file, so that an ONNX model can refer to the same bytes as its external data.
+file, so that an ONNX model can refer to the same bytes as its external data. A store that is told to `spill_to` a
+folder keeps a bounded number of bytes in memory and maps the rest from files there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+import mmap
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from operator import index
 from pathlib import Path
 from typing import Any, BinaryIO
+from weakref import WeakSet
 
 import numpy as np
 
@@ -22,6 +28,8 @@ from .types import ELEMENTS, element_of
 _ALIGNMENT = 64
 _RAW = "qcc.raw"
 """Metadata key under which dtypes that safetensors lacks are listed: such tensors are stored as raw bytes."""
+_SMALL = 1 << 20
+"""Bytes below which a tensor stays in memory: a file of its own would not pay."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,7 @@ class WeightStore:
 
     def __init__(self) -> None:
         self._arrays: dict[str, np.ndarray] = {}
+        self._spill: _Spill | None = None
 
     def __contains__(self, name: object) -> bool:
         return name in self._arrays
@@ -56,7 +65,7 @@ class WeightStore:
             ) from None
 
     def __setitem__(self, name: str, array: np.ndarray) -> None:
-        self._arrays[name] = array
+        self._arrays[name] = array if self._spill is None else self._spill.place(self, name, array)
 
     def __delitem__(self, name: str) -> None:
         del self._arrays[name]
@@ -67,14 +76,40 @@ class WeightStore:
         while unique in self._arrays:
             count += 1
             unique = f"{name}.{count}"
-        self._arrays[unique] = array
+        self[unique] = array
         return unique
 
     def copy(self) -> WeightStore:
-        """Another store of the same arrays."""
+        """Another store of the same arrays; both spill to the same folder, beyond one limit for the two of them."""
         other = WeightStore()
-        other._arrays = dict(self._arrays)
+        other._arrays, other._spill = dict(self._arrays), self._spill
+        if self._spill is not None:
+            self._spill.stores.add(other)
         return other
+
+    def spill_to(self, folder: Path, limit: int) -> None:
+        """Keep at most `limit` bytes of tensors in memory, from now on; copies of the store count with it.
+
+        A tensor that does not fit, and has at least 1 MiB, is written to a file in `folder` and mapped read-only. The
+        file has no name any more once it is mapped, where the system allows: nothing is left behind, whatever happens.
+        Mapped tensors do not count. Raises `BadInput` where the folder cannot be written.
+        """
+        self._spill = _Spill(folder, limit)
+        self._spill.stores.add(self)
+        for name in sorted(self._arrays, key=lambda name: -self._arrays[name].nbytes):
+            self[name] = self._arrays[name]
+
+    def release_pages(self) -> None:
+        """Give back the memory that mapped tensors took when they were read; they are read from their files again.
+
+        Does nothing on systems without `madvise`, and nothing to what is mapped for writing.
+        """
+        if not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        files = {id(file): file for array in self._arrays.values() if (file := _mapped_file(array)) is not None}
+        for file in files.values():
+            if file.mode == "r" and isinstance(file.base, mmap.mmap):
+                file.base.madvise(mmap.MADV_DONTNEED)
 
     def keep(self, names: set[str]) -> None:
         """Forget every tensor whose name is not in `names`."""
@@ -84,6 +119,11 @@ class WeightStore:
     def bytes(self) -> int:
         """Bytes of all tensors as they are stored."""
         return sum(array.nbytes for array in self._arrays.values())
+
+    @property
+    def bytes_in_memory(self) -> int:
+        """Bytes of the tensors that are not mapped from a file."""
+        return _in_memory(self._arrays.values())
 
     def save(self, path: Path) -> None:
         """Write all tensors to a safetensors file, one at a time, wide dtypes first: each is aligned to its items."""
@@ -118,6 +158,54 @@ class WeightStore:
         for name, (dtype, shape, extent) in entries.items():
             store[name] = data[extent.offset : extent.offset + extent.length].view(dtype).reshape(shape)
         return store
+
+
+@dataclass(frozen=True)
+class _Spill:
+    """Where tensors go that do not fit into `limit` bytes of all `stores` together."""
+
+    folder: Path
+    limit: int
+    stores: WeakSet[WeightStore] = field(default_factory=lambda: WeakSet[WeightStore]())
+
+    def place(self, owner: WeightStore, name: str, array: np.ndarray) -> np.ndarray:
+        """What `owner` is to hold under `name` in place of what is there: `array`, or what its file maps to."""
+        if array.nbytes < _SMALL or array.dtype.hasobject or _mapped_file(array) is not None:
+            return array
+        others = (store[key] for store in self.stores for key in store if store is not owner or key != name)
+        held = _in_memory(each for each in others if each is not array)
+        if held + array.nbytes <= self.limit:
+            return array
+        try:
+            return self._written(array)
+        except OSError as error:
+            raise BadInput(
+                f"weight {name!r}: its {array.nbytes} bytes cannot be written to {self.folder}: {error.strerror}",
+                hint="give a folder with room, or a higher limit of memory",
+            ) from error
+
+    def _written(self, array: np.ndarray) -> np.ndarray:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        handle, path = tempfile.mkstemp(suffix=".tensor", dir=self.folder)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                _write(file, array)
+            return np.memmap(path, np.uint8, "r").view(array.dtype).reshape(array.shape)
+        finally:
+            with contextlib.suppress(PermissionError):  # a mapped file keeps its name on Windows
+                os.unlink(path)
+
+
+def _in_memory(arrays: Iterable[np.ndarray]) -> int:
+    """Bytes of arrays that are not mapped, each counted once."""
+    return sum(array.nbytes for array in {id(each): each for each in arrays}.values() if _mapped_file(array) is None)
+
+
+def _mapped_file(array: np.ndarray) -> np.memmap | None:
+    """The mapped file that an array looks at, None where it is in memory."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array if isinstance(array, np.memmap) and array.base is not None else None
 
 
 def locate(path: Path) -> dict[str, Extent]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from qcc.ir.dialects.q import Weight, part
 from qcc.ir.format import Format
 from qcc.ir.formats import load_element
 from qcc.ir.layout import AnyLayout, Layout, Record, pack
+from qcc.ir.layout.bits import refuse_codes
 from qcc.ir.program import INDEX, Program, index_bits, stored_value
 from qcc.ir.quantized import Quantized, part_bits
 from qcc.ir.rewrite import Pass, ProgramContext
@@ -65,7 +67,8 @@ def pack_rows(codes: np.ndarray, bits: int, layout: AnyLayout) -> np.ndarray:
     rows = _rows_at_a_time(codes, bits, layout)
     if not rows:
         return pack(codes, bits, layout)
-    packed = np.empty(-(-layout.size(codes.shape) * bits // 8), np.uint8)
+    refuse_codes(codes, bits, 0)  # here, where it can say which row
+    packed = np.empty(-(-_stored_bits(codes.shape, bits, layout) // 8), np.uint8)
     place = 0
     for begin in range(0, len(codes), rows):
         piece = pack(codes[begin : begin + rows], bits, layout)
@@ -79,16 +82,27 @@ def _rows_at_a_time(codes: np.ndarray, bits: int, layout: AnyLayout) -> int:
     if not isinstance(layout, Layout) or codes.ndim < 2 or codes.size <= _CHUNK or layout.swizzles:
         return 0
     first = layout.dimensions[0]
-    if layout.bits_first() is not None or first.digits[0].radix is not None or layout.order[0] != first.digits[0].name:
+    if layout.bit_axis == 0 or first.digits[0].radix is not None or layout.order[0] != first.digits[0].name:
         return 0
     block = first.block
-    rows = max(1, _CHUNK // (layout.size((block, *codes.shape[1:])) or 1)) * block
-    return rows if layout.size((rows, *codes.shape[1:])) * bits % 8 == 0 else rows * 8
+    rows = max(1, _CHUNK // (math.prod(codes.shape[1:]) * block or 1)) * block
+    return rows if _stored_bits((rows, *codes.shape[1:]), bits, layout) % 8 == 0 else rows * 8
+
+
+def _stored_bits(shape: tuple[int, ...], bits: int, layout: AnyLayout) -> int:
+    """Bits of all slots: each holds a code, or one bit of it."""
+    planes = layout.bits_first()
+    return layout.size(shape) * bits if planes is None else planes.size((bits, *shape))
 
 
 def pack_record(value: Quantized, record: Record) -> np.ndarray:
-    """The bytes [records, bytes] of all parts of a tensor in a record that names them."""
-    return record.pack(dict(value.parts), part_bits(value.format), value.shape)
+    """The bytes [records, bytes] of all parts of a tensor in a record that names them, some rows at a time."""
+    first, levels, bits = record.dimensions[0], value.format.levels(), part_bits(value.format)
+    rows = max(1, _CHUNK // (math.prod(value.shape[1:]) * first.block or 1)) * first.block
+    apart = set(value.parts) == {"codes", *levels} and all(v.block_of(value.shape)[0] == 1 for v in levels.values())
+    if rows >= value.shape[0] or not apart or first.digits[0].radix or record.outer[0] != first.digits[0].name:
+        return record.pack(dict(value.parts), bits, value.shape)
+    return np.concatenate([record.pack(dict(some.parts), bits, some.shape) for _, some in value.chunks(rows)])
 
 
 def zero_bits(fmt: Format) -> int:

@@ -43,7 +43,10 @@ class QuantizeConv(Rewrite):
         if not scheme.weight:
             return False
         selection, note = Selection(self.ignore, self.include), ""
-        if scheme.bits < 8 and not selection.includes(op, op.operands[1]):
+        if not scheme.is_element:
+            scheme = scheme.at_eight_bits
+            note = f": {self.scheme} is for matrices, convolutions take 8 bits"
+        elif scheme.bits < 8 and not selection.includes(op, op.operands[1]):
             scheme = scheme.at_eight_bits
             note = f": {self.scheme} is for linear layers, convolutions take 8 bits unless --include names them"
         reason = "the weight is computed"

@@ -60,7 +60,8 @@ def pack(codes: NDArray[np.int8] | NDArray[np.uint8], bits: int, layout: Storage
         raise BadInput(f"codes to pack are int8 or uint8, not {codes.dtype}", hint="cast them: one code an element")
     refuse_codes(codes, bits, fill)
     if (planes := layout.bits_first()) is not None:
-        slots = planes.arrange(_planes(codes, bits, planes, fill)) ^ np.uint8(layout.xor)  # a plane is already flipped
+        slots = planes.arrange(_planes(codes, bits, planes, fill))
+        slots = slots ^ np.uint8(layout.xor) if layout.xor else slots  # a plane is already flipped
         return squeeze(slots, 1)[: -(-slots.size // 8)]
     slots = layout.arrange(codes, fill).view(np.uint8)
     return squeeze(slots, bits)[: -(-slots.size * bits // 8)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import prod
 from typing import TypeAlias, TypeVar
 
@@ -20,6 +21,8 @@ from ..errors import BadInput
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 _TILE = 128  # rows and columns of a matrix that are transposed inside the first cache
+_RUN = 8  # elements side by side that are worth a loop of their own
+_CHUNK = 1 << 19  # elements that are transposed inside the second cache
 
 
 @dataclass(frozen=True)
@@ -139,9 +142,26 @@ def _moved(array: NDArray[Scalar], axes: tuple[int, ...]) -> NDArray[Scalar]:
         return _swapped(array)
     row = array.shape[-1] * array.itemsize
     if axes[-1] != len(axes) - 1 or row not in (2, 4, 8) or array.dtype.hasobject or not array.flags.c_contiguous:
-        return array.transpose(axes)
+        return _along_neighbours(array.transpose(axes))
     words = array.view(f"u{row}").transpose(axes)
     return np.ascontiguousarray(words).view(array.dtype)
+
+
+def _along_neighbours(view: NDArray[Scalar]) -> NDArray[Scalar]:
+    """`view`, copied where few elements lie behind an axis of neighbours in memory: one of them at a time.
+
+    numpy would loop over the last axis innermost, however short it is.
+    """
+    axes = [axis for axis, stride in enumerate(view.strides) if stride == view.itemsize and view.shape[axis] >= _RUN]
+    behind = view.shape[axes[-1] + 1 :] if axes else ()
+    if not 1 < prod(behind) <= _TILE:
+        return view
+    copied = np.empty(view.shape, view.dtype)
+    rows = max(1, _CHUNK // prod(view.shape[1:]))
+    for begin in range(0, len(view), rows):
+        for place in product(*map(range, behind)):
+            copied[begin : begin + rows][(..., *place)] = view[begin : begin + rows][(..., *place)]
+    return copied
 
 
 def _swapped(array: NDArray[Scalar]) -> NDArray[Scalar]:

@@ -87,11 +87,12 @@ def _error(blocks: np.ndarray, low: np.ndarray, tried: Steps, fmt: Format, famil
 
 def _shift(low: np.ndarray, tried: Steps, fmt: Format, family: ElementFamily) -> np.ndarray:
     """What is added to values in steps before they become codes."""
+    scale = np.where(tried.scale == 0, np.float32(1), tried.scale)
     if fmt.offset is not None:
         sign = 1 if fmt.offset.negative else -1
-        return (sign * tried.offset / tried.scale).astype(np.float32)
+        return (sign * tried.offset / scale).astype(np.float32)
     if fmt.zero_level is not None:
-        return np.clip(np.rint(family.low - low / tried.scale), family.low, family.high).astype(np.float32)
+        return np.clip(np.rint(family.low - low / scale), family.low, family.high).astype(np.float32)
     return np.full(len(low), fmt.zero if isinstance(fmt.zero, float) else 0.0, np.float32)
 
 

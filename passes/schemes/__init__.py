@@ -72,8 +72,10 @@ class Scheme:
         """The format of a convolution weight [M, C/group, kernel...].
 
         A scale for each output channel and, in schemes with groups, for as many of its input channels as make up a
-        group.
+        group. A scheme that names a whole format gives convolutions 8 bits, one scale an output channel.
         """
+        if not self.is_element:  # blocks of a matrix: a convolution has none such
+            return self.at_eight_bits.conv_format(shape, transposed=transposed)
         kernel = (None,) * (len(shape) - 2)
         if transposed:
             return self._format((None, 1, *kernel))

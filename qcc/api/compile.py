@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -17,20 +17,18 @@ from qcc.backends.artifact import require_free, writing
 from qcc.backends.runtime import Artifact
 from qcc.frontend.images import ImageOptions
 from qcc.ir import target as targets
-from qcc.ir.dialects.graph_op import GraphOp
-from qcc.ir.errors import BadInput, CheckFailed
+from qcc.ir.errors import CheckFailed
 from qcc.ir.execute import run_all
 from qcc.ir.kernel_task import Picker, cheapest
 from qcc.ir.program import Program
 from qcc.ir.rewrite import Pass, ProgramContext
 from qcc.ir.verify import compare
-from qcc.passes import algorithms, observers, pipeline, schemes
-from qcc.passes.calibrate import calibrate, channel_peaks, hessians
-from qcc.passes.selection import check_patterns
+from qcc.passes import pipeline, schemes
 
-from .capture import capture, input_specs, is_path, refuse_collections
-from .data import load_data
-from .options import Options
+from . import stages
+from .capture import is_path
+from .data import described
+from .options import Options, bytes_of
 from .package import package
 from .progress import PassCheck, Plan, Progress, Silent
 from .state import State
@@ -57,6 +55,7 @@ def compile(
     min_sqnr: float | None = None,
     max_error: float | None = None,
     verify_passes: bool = False,
+    max_ram: int | str | None = None,
     output: str | os.PathLike[str] | None = None,
     force: bool = False,
     progress: Progress | None = None,
@@ -68,7 +67,8 @@ def compile(
     example `inputs` (a tensor, a tuple, or a dict by name). `scheme` is the target's own by default: W4A16 on a CPU,
     XINT8 on an FPGA. `calibration` is the path of an `.npz` file or of a folder of `.npz` files or images, samples as
     dicts of arrays, or "random" (only to try speed). `ignore` and `include` are names or `re:...` patterns of nodes or
-    weights. `min_sqnr` (dB) and `max_error` gate the result on its samples. With `output` the artifact is written
+    weights. `min_sqnr` (dB) and `max_error` gate the result on its samples. `max_ram` (bytes, or text like "4GiB") bounds
+    the memory that weights take. With `output` the artifact is written
     there, else it lives in a temporary folder until `save`.
 
     Raises `BadInput`, `NotSupported`, `MissingExtra`, or `CheckFailed` where a gate does not hold; nothing is written
@@ -126,20 +126,9 @@ def plan(model: object, inputs: Any = None, *, progress: Progress | None = None,
 
 def _quantize(model: object, inputs: Any, options: Options, calibration: Any, work: Path, progress: Progress) -> State:
     options.check()
-    scheme = schemes.load(options.scheme)
-    progress.stage("import")
-    captured = capture(model, inputs, options, work)
-    names = _names(captured.program)
-    check_patterns(options.ignore, names, "--ignore")
-    check_patterns(options.include, names, "--include")
-    program = captured.program
-    refuse_collections(program)
-    pipeline.run(pipeline.legalize(), program, ProgramContext(program=program))
-    data = load_data(captured, input_specs(program), calibration, options)
-    state = State(captured.name, program, data, program.weights.bytes, program, captured.language)
-    progress.stage("run the float model")
-    state.references = run_all(captured.program, state.data.verification)
-    ctx = ProgramContext(program=state.program)
+    state = stages.read(model, inputs, options, calibration, work, progress)
+    program, ctx = state.program, ProgramContext(program=state.program)
+    quantizing = {p.name for p in pipeline.quantize(stages.choices(options))}
 
     def check(each: Pass, program: Program) -> None:
         if options.verify_passes:
@@ -151,26 +140,15 @@ def _quantize(model: object, inputs: Any, options: Options, calibration: Any, wo
                     hint="this is a bug of qcc: please report it",
                 )
 
-    quantizing = {p.name for p in pipeline.quantize(pipeline.QuantizeOptions(options.scheme))}
     progress.stage("simplify")
-    pipeline.run(pipeline.simplify(), state.program, ctx, after=check)
-    if scheme.activation and data.calibration:
-        progress.stage("smooth activations")
-        program.peaks = channel_peaks(program, data.calibration, progress=progress.step)
-        pipeline.run(pipeline.smooth(options.scheme, options.ignore), program, ctx, after=check)
-    state.simplified = state.program.clone()
-    if algorithms.needs_hessian(options.algorithm):
-        progress.stage("take second moments")
-        program.hessians = hessians(program, data.calibration, progress=progress.step)
-    if scheme.needs_calibration:
-        progress.stage("calibrate")
-        binned = observers.reads_bins(options.observer)
-        ctx.statistics = calibrate(state.program, state.data.calibration, binned=binned, progress=progress.step)
+    pipeline.run(pipeline.simplify(), program, ctx, after=check)
+    stages.smooth(state, options, ctx, progress, check)
+    state.simplified = program.clone()
+    stages.measure(state, options, ctx, progress)
     progress.stage("quantize")
-    choices = pipeline.QuantizeOptions(
-        options.scheme, options.group_size, options.algorithm, options.observer, options.ignore, options.include
-    )
-    pipeline.run(pipeline.quantize(choices), state.program, ctx, after=check)
+    pipeline.run(pipeline.quantize(stages.choices(options)), program, ctx, after=check)
+    if options.max_ram:
+        program.weights.release_pages()
     return state
 
 
@@ -215,31 +193,12 @@ def _options(given: Mapping[str, Any]) -> Options:
     if strange:
         raise TypeError(f"compile() got an unexpected keyword argument {strange[0]!r}")
     values = {k: v for k, v in given.items() if k in known and v is not None}
-    values["calibration"] = _described(given.get("calibration"))
+    values["max_ram"] = bytes_of(given.get("max_ram"))
+    values["calibration"] = described(given.get("calibration"))
     for name in ("ignore", "include"):
         patterns = given.get(name) or ()
         values[name] = (patterns,) if isinstance(patterns, str) else tuple(patterns)
     return Options(**values)
-
-
-def _described(calibration: object) -> str:
-    """A path or word as it is, `samples` for samples in memory, empty for none."""
-    if calibration is None:
-        return ""
-    if is_path(calibration):
-        return os.fspath(calibration)
-    samples = cast(Sequence[object], calibration) if isinstance(calibration, Sequence) else None
-    if samples is None or not all(isinstance(s, Mapping) for s in samples):
-        raise BadInput(
-            "the calibration data is neither a path nor a list of samples",
-            hint='pass a path, or samples by input name: [{"x": array}, ...]',
-        )
-    return "samples" if samples else ""
-
-
-def _names(program: Program) -> list[str]:
-    names = [op.weight for op in program.weight_ops()]
-    return names + [op.node for op in program.module.walk() if isinstance(op, GraphOp)]
 
 
 def _name_of(model: object, output: str | os.PathLike[str] | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from qcc.ir.errors import BadInput
 from qcc.ir.program import Program
 from qcc.ir.types import dims_of
 
-from .capture import Captured, input_specs
+from .capture import Captured, input_specs, is_path
 from .language import Language, decode_sample, default_text, first_sample, random_windows, text_samples
 from .options import Options
 
@@ -59,6 +60,21 @@ def load_data(captured: Captured, specs: Sequence[InputSpec], calibration: Any, 
         return Data([], [_checked(dict(captured.example), specs)], "example inputs")
     verification = random_samples(specs, count=2, seed=options.seed, bounds=bounds)
     return Data([], verification, f"random, seed {options.seed}: errors on real data may differ")
+
+
+def described(calibration: object) -> str:
+    """Calibration data in options: a path or word as it is, `samples` for samples in memory, empty for none."""
+    if calibration is None:
+        return ""
+    if is_path(calibration):
+        return os.fspath(calibration)
+    samples = cast(Sequence[object], calibration) if isinstance(calibration, Sequence) else None
+    if samples is None or not all(isinstance(s, Mapping) for s in samples):
+        raise BadInput(
+            "the calibration data is neither a path nor a list of samples",
+            hint='pass a path, or samples by input name: [{"x": array}, ...]',
+        )
+    return "samples" if samples else ""
 
 
 def _language_data(captured: Captured, language: Language, calibration: Any, options: Options) -> Data:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,6 +12,9 @@ from qcc.frontend.images import ImageOptions
 from qcc.ir import target as targets
 from qcc.ir.errors import BadInput
 from qcc.passes import algorithms, observers, schemes
+
+
+_LEAST_RAM = 1 << 29
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class Options:
     min_sqnr: float | None = None
     max_error: float | None = None
     verify_passes: bool = False
+    max_ram: int = 0
+    """Bytes; weights take at most a quarter of them in memory, the rest is mapped from files. 0: no bound."""
 
     def __post_init__(self) -> None:
         if not self.scheme:
@@ -69,12 +75,28 @@ class Options:
             )
         if self.calibration_limit < 1:
             raise BadInput("the calibration limit must be at least 1")
+        if 0 < self.max_ram < _LEAST_RAM:
+            raise BadInput(
+                f"--max-ram of {self.max_ram} bytes is less than the compiler itself takes", hint="give 1GiB or more"
+            )
         if self.seed < 0:
             raise BadInput(f"the seed is {self.seed}: it must not be negative")
         for name, shape in self.input_shapes.items():
             if any(not 0 < extent < 1 << 31 for extent in shape):
                 raise BadInput(f"the shape {list(shape)} of input {name!r} cannot be", hint="write it like 1,3,48,320")
         check_gates(self.min_sqnr, self.max_error)
+
+
+def bytes_of(text: str | int | None) -> int:
+    """`4GiB`, `500MB` or a number of bytes as bytes; 0 for None. `BadInput` for anything else."""
+    if text is None or isinstance(text, int):
+        return max(0, text or 0)
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]i?)?B?", text.strip(), re.IGNORECASE | re.ASCII)
+    if match is None:
+        raise BadInput(f"{text!r} is no size", hint="write it like 4GiB or 500MB")
+    unit = (match[2] or "").upper()
+    base = 1024 if unit.endswith("I") else 1000
+    return int(float(match[1]) * base ** (" KMGT".index(unit[0]) if unit else 0))
 
 
 def check_gates(min_sqnr: float | None, max_error: float | None) -> None:

@@ -7,7 +7,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ._frame import DebugFlag, JsonFlag, QuietFlag, Screen, pairs, size
+from ._frame import DebugFlag, JsonFlag, QuietFlag, Screen, size
+from ._options import (
+    Algorithm,
+    Calibration,
+    CalibrationLimit,
+    Dynamic,
+    GroupSize,
+    Ignore,
+    ImageMean,
+    ImageOrder,
+    ImageSize,
+    ImageStd,
+    Include,
+    InputShape,
+    Observer,
+    Seed,
+    dynamic_axes,
+    image_options,
+    input_shapes,
+)
 
 if TYPE_CHECKING:
     from qcc.api import Plan
@@ -25,39 +44,28 @@ def command(
         str | None,
         typer.Option(help="Formats of weights and activations: `qcc list schemes`. Default: the target's."),
     ] = None,
-    group_size: Annotated[
-        int, typer.Option(help="Weights that share a scale, in schemes with groups. 0: as the scheme says.")
-    ] = 0,
-    algorithm: Annotated[str, typer.Option(help="How codes are chosen: `qcc list algorithms`.")] = "rtn",
-    observer: Annotated[
-        str, typer.Option(help="How ranges of activations are chosen: mse, minmax, percentile, entropy.")
-    ] = "mse",
-    calibration: Annotated[
-        str | None,
-        typer.Option(help="An .npz file, a folder of .npz files or images, or `random` (only to try speed)."),
-    ] = None,
-    calibration_limit: Annotated[int, typer.Option(help="At most so many samples.")] = 128,
-    image_size: Annotated[
-        str | None, typer.Option(help="HEIGHTxWIDTH of calibration images where the model leaves them open.")
-    ] = None,
-    image_mean: Annotated[str, typer.Option(help="Mean of pixels scaled to 0..1, one number or one a channel.")] = "0",
-    image_std: Annotated[str, typer.Option(help="Standard deviation of pixels scaled to 0..1.")] = "1",
-    image_order: Annotated[str, typer.Option(help="rgb or bgr.")] = "rgb",
-    ignore: Annotated[
-        list[str] | None, typer.Option(help="A node or weight to leave float: NAME or re:PATTERN. Repeatable.")
-    ] = None,
-    include: Annotated[
-        list[str] | None,
-        typer.Option(help="A node or weight to quantize although it is left alone by default. Repeatable."),
-    ] = None,
-    input_shape: Annotated[list[str] | None, typer.Option(help="NAME=1,3,48,320. Repeatable.")] = None,
-    dynamic: Annotated[list[str] | None, typer.Option(help="NAME=0:batch,1:length. Repeatable.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of random samples.")] = 0,
+    group_size: GroupSize = 0,
+    algorithm: Algorithm = "rtn",
+    observer: Observer = "mse",
+    calibration: Calibration = None,
+    calibration_limit: CalibrationLimit = 128,
+    image_size: ImageSize = None,
+    image_mean: ImageMean = "0",
+    image_std: ImageStd = "1",
+    image_order: ImageOrder = "rgb",
+    ignore: Ignore = None,
+    include: Include = None,
+    input_shape: InputShape = None,
+    dynamic: Dynamic = None,
+    seed: Seed = 0,
     min_sqnr: Annotated[float | None, typer.Option(help="Fail below this signal to noise ratio, in dB.")] = None,
     max_error: Annotated[float | None, typer.Option(help="Fail if an output is off by more.")] = None,
     verify_passes: Annotated[
         bool, typer.Option("--verify-passes", help="Check the program against the float model after each pass.")
     ] = False,
+    max_ram: Annotated[
+        str | None, typer.Option(help="Memory, like 4GiB: weights take at most a quarter, the rest is kept in files.")
+    ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Show every decision with its reason.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done; write nothing.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing artifact.")] = False,
@@ -70,14 +78,13 @@ def command(
     import time
 
     from qcc import api
-    from qcc.frontend.images import ImageOptions
+    from qcc.api.options import bytes_of
 
     screen = Screen(as_json=json, quiet=quiet)
     if calibration == "random":
         screen.console.print(
             "[bold yellow]Calibrating on random data: speed and size will be right, accuracy will not.[/bold yellow]"
         )
-    height, width = _size(image_size)
     options: dict[str, Any] = {
         "target": target,
         "backend": backend,
@@ -87,19 +94,16 @@ def command(
         "observer": observer,
         "calibration": calibration,
         "calibration_limit": calibration_limit,
-        "image": ImageOptions(
-            height, width, _numbers(image_mean, "--image-mean"), _numbers(image_std, "--image-std"), _order(image_order)
-        ),
+        "image": image_options(image_size, image_mean, image_std, image_order),
         "ignore": tuple(ignore or ()),
         "include": tuple(include or ()),
-        "input_shapes": {
-            name: _integers(value, "--input-shape") for name, value in pairs(input_shape or [], "--input-shape")
-        },
-        "dynamic": {name: _axes(value) for name, value in pairs(dynamic or [], "--dynamic")},
+        "input_shapes": input_shapes(input_shape),
+        "dynamic": dynamic_axes(dynamic),
         "seed": seed,
         "min_sqnr": min_sqnr,
         "max_error": max_error,
         "verify_passes": verify_passes,
+        "max_ram": max_ram,
         "progress": screen,
     }
     begin = time.perf_counter()
@@ -114,6 +118,9 @@ def command(
     manifest = artifact.manifest
     _show(screen, manifest, destination, seconds, explain)
     peak = _peak_bytes()
+    if 0 < bytes_of(max_ram) < peak:
+        why = "what runs the model to check it takes memory that compilation does not bound"
+        screen.console.print(f"  peak memory {size(peak)}, more than --max-ram {max_ram}: {why}", markup=False)
     screen.result(
         {
             "artifact": str(destination),
@@ -210,60 +217,3 @@ def _plan_json(made: Plan) -> dict[str, Any]:
         ],
         "skipped": [{"node": d.node, "reason": d.reason} for d in made.skipped],
     }
-
-
-def _integers(text: str, flag: str) -> list[int]:
-    from qcc.ir.errors import BadInput
-
-    try:
-        values = [int(v) for v in text.replace("x", ",").split(",")]
-    except ValueError as error:
-        raise BadInput(f"{flag}: {text!r} is not a list of integers", hint="write it like 1,3,48,320") from error
-    if any(v < 1 for v in values):
-        raise BadInput(f"{flag}: {text!r} has an extent below 1", hint="write it like 1,3,48,320")
-    return values
-
-
-def _size(text: str | None) -> tuple[int | None, int | None]:
-    from qcc.ir.errors import BadInput
-
-    if text is None:
-        return None, None
-    values = _integers(text, "--image-size")
-    if len(values) != 2:
-        raise BadInput(f"--image-size {text!r} is not HEIGHTxWIDTH", hint="write it like 48x320")
-    return values[0], values[1]
-
-
-def _numbers(text: str, flag: str) -> tuple[float, ...]:
-    from qcc.ir.errors import BadInput
-
-    try:
-        return tuple(float(v) for v in text.split(","))
-    except ValueError as error:
-        raise BadInput(
-            f"{flag}: {text!r} is not a list of numbers", hint="write it like 0.5 or 0.485,0.456,0.406"
-        ) from error
-
-
-def _order(text: str) -> Any:
-    """Any: the literal type of `ImageOptions.order`."""
-    from qcc.ir.errors import BadInput
-
-    if text not in ("rgb", "bgr"):
-        raise BadInput(f"--image-order {text!r} is neither rgb nor bgr")
-    return text
-
-
-def _axes(text: str) -> dict[int, str]:
-    from qcc.ir.errors import BadInput
-
-    axes: dict[int, str] = {}
-    for piece in text.split(","):
-        axis, colon, symbol = piece.partition(":")
-        if not colon or not axis.strip().isdigit() or not symbol:
-            raise BadInput(
-                f"--dynamic {text!r} is not AXIS:NAME,...", hint="write it like --dynamic input_ids=0:batch,1:length"
-            )
-        axes[int(axis)] = symbol
-    return axes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -24,21 +25,19 @@ def command(
 ) -> None:
     """List targets, schemes, formats, algorithms, observers, passes, kernels or layouts."""
     del debug
-    from rich.table import Table
-
     from qcc.ir.errors import BadInput
 
     if what not in _WHAT:
         raise BadInput(f"there is no list of {what!r}", hint=f"one of: {', '.join(_WHAT)}")
     screen = Screen(as_json=json, quiet=quiet)
     rows = _rows(what)
-    table = Table(box=None, header_style="dim", padding=(0, 2))
-    table.add_column(what)
-    table.add_column("")
-    for name, summary in rows:
-        table.add_row(name, summary)
-    screen.console.print(table)
+    _print(screen, (what, ""), rows)
     result: dict[str, Any] = {what: [{"name": name, "summary": summary} for name, summary in rows]}
+    if what == "formats":
+        written = _written()
+        screen.console.print()
+        _print(screen, ("scheme", "bits", "its weights, as a format is written"), written)
+        result["written"] = [{"name": n, "bits_per_weight": float(bits), "format": text} for n, bits, text in written]
     if probe:
         from qcc.backends.onnxruntime.speed import measured
         from qcc.ir import target
@@ -51,6 +50,28 @@ def command(
     screen.result(result)
 
 
+def _print(screen: Screen, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table; brackets are text here, as those of `[nf4|fp4] per 128`."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, header_style="dim", padding=(0, 2))
+    for title in header:
+        table.add_column(title)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    screen.console.print(table)
+
+
+def _written() -> list[tuple[str, str, str]]:
+    """Each scheme with the bits of a weight of 4096 x 4096 and the text of its format."""
+    from qcc.passes import schemes
+
+    loaded = [(name, schemes.load(name)) for name in schemes.names()]
+    formats = [(name, scheme.linear_format()) for name, scheme in loaded if scheme.weight]
+    return [(name, f"{fmt.bits_per_weight((4096, 4096)):.3f}", str(fmt)) for name, fmt in formats]
+
+
 def _rows(what: str) -> list[tuple[str, str]]:
     import importlib
 
@@ -58,8 +79,8 @@ def _rows(what: str) -> list[tuple[str, str]]:
         case "targets":
             from qcc.ir import target
 
-            loaded = [target.load(name) for name in target.names()]
-            return [(t.name, ": ".join(filter(None, (t.summary, t.details)))) for t in loaded]
+            known = [target.load(name) for name in target.names()]
+            return [(t.name, ": ".join(filter(None, (t.summary, t.details)))) for t in known]
         case "schemes":
             from qcc.passes import schemes
 
@@ -67,7 +88,8 @@ def _rows(what: str) -> list[tuple[str, str]]:
         case "formats":
             from qcc.ir import formats
 
-            return [(name, _summary(importlib.import_module(f"qcc.ir.formats.{name}"))) for name in formats.names()]
+            loaded = [(name, importlib.import_module(f"qcc.ir.formats.{name}")) for name in formats.names()]
+            return [(name, f"{_summary(module)} For example {', '.join(module.EXAMPLES)}.") for name, module in loaded]
         case "algorithms":
             from qcc.passes import algorithms
 

@@ -31,6 +31,8 @@ LEAST = {
     "W4A16_ASYM": 30,
     "W4A8": 30,
     "W2A16": 30,
+    "W3A16": 30,
+    "W8A8_GROUP": 36,
 }
 """Decibels on the digits network, whose convolutions stay at 8 bits."""
 
@@ -48,8 +50,9 @@ def labels(digits: Path) -> NDArray[np.int64]:
 
 
 def test_every_scheme_is_tried_here() -> None:
-    for_cpus = {name for name in schemes.names() if not schemes.load(name).is_fixed_point}
-    assert set(LEAST) == for_cpus, "fixed point is for FPGAs: test_fpga.py"
+    loaded = {name: schemes.load(name) for name in schemes.names()}
+    by_element = {name for name, s in loaded.items() if not s.is_fixed_point and (s.is_element or not s.weight)}
+    assert set(LEAST) == by_element, "fixed point: test_fpga.py; whole formats: tests/passes/test_every_scheme.py"
 
 
 @pytest.mark.parametrize("scheme", LEAST)
@@ -368,3 +371,23 @@ class TestTorch:
         artifact = api.compile(tmp_path / "net.pt2", scheme="W8A16")
         assert artifact.manifest.name == "net"
         self.check(artifact, module)
+
+
+def test_a_bound_on_memory_changes_no_result(tmp_path: Path) -> None:
+    import torch
+
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(1024, 1024), torch.nn.ReLU(), torch.nn.Linear(1024, 8))
+    free = api.compile(module, torch.ones(2, 1024), scheme="W4A16", output=tmp_path / "free.qcc")
+    bound = api.compile(module, torch.ones(2, 1024), scheme="W4A16", output=tmp_path / "bound.qcc", max_ram="600MB")
+    assert bound.manifest.error == free.manifest.error
+    names = {f.name for f in (tmp_path / "free.qcc").iterdir()}
+    assert {f.name for f in (tmp_path / "bound.qcc").iterdir()} == names
+    weights = next(name for name in names if name.startswith("weights"))
+    assert (tmp_path / "bound.qcc" / weights).read_bytes() == (tmp_path / "free.qcc" / weights).read_bytes()
+
+
+@pytest.mark.parametrize(("size", "message"), [("6MB", "less than the compiler itself takes"), ("much", "no size")])
+def test_bounds_on_memory_that_cannot_be(size: str, message: str, digits: Path) -> None:
+    with pytest.raises(BadInput, match=message):
+        api.compile(digits / "digits.onnx", scheme="W8A16", max_ram=size)

@@ -22,6 +22,7 @@ from qcc.api.page.words import amount, decibels, format_in_words, noise, percent
 from qcc.api.verify import LayerError
 from qcc.backends.artifact import DecisionRecord, LayerRecord, read_manifest
 from qcc.ir.errors import BadInput
+from qcc.passes import schemes
 
 Compiled = Callable[..., Artifact]
 
@@ -377,12 +378,33 @@ def test_numbers_read_well() -> None:
         ("u4, f16 per 32, zero u4", "4-bit unsigned codes, a float16 scale for every 32 values of a row, with a zero point"),  # noqa: E501
         ("u8, f32 per tensor", "8-bit unsigned codes, one float32 scale"),
         ("i4, f32 per 3x*x*", "4-bit signed codes, a float32 scale for each block of 3xallxall"),
+        ("u8, f32 per tensor, zero u8 per 32", "8-bit unsigned codes, one float32 scale, with an 8-bit zero point for every 32 values of a row"),  # noqa: E501
+        ("u8, f32 per *, zero 128", "8-bit unsigned codes, a float32 scale for each output channel, with the zero point 128"),  # noqa: E501
+        ("e2m1, e4m3 per 16, f32 per tensor", "4-bit floats (E2M1), a float8 scale for every 16 values of a row times one float32"),  # noqa: E501
+        ("e2m1, e8m0 per 32", "4-bit floats (E2M1), a power-of-two scale for every 32 values of a row"),
+        ("i8q6, e8m0 per *", "8-bit fixed point (I8Q6), a power-of-two scale for each output channel"),
+        ("nf4, f32 per 64", "4-bit codes (NF4), a float32 scale for every 64 values of a row"),
+        ("nf4, i8 per 64, f32 per *, mean f32 per tensor", "4-bit codes (NF4), an 8-bit scale for every 64 values of a row times a float32 one for each output channel, around one float32 mean"),  # noqa: E501
+        ("u4, u6 per 32, f16 per 256, minus u6 per 32 by f16 per 256", "4-bit unsigned codes, a 6-bit scale for every 32 values of a row times a float16 one for every 256 values of a row, less a 6-bit minimum for every 32 values of a row times a float16 one for every 256 values of a row"),  # noqa: E501
+        ("u4, f16 per 32, plus f16 per 32", "4-bit unsigned codes, a float16 scale for every 32 values of a row, plus a float16 offset for every 32 values of a row"),  # noqa: E501
+        ("ternary, bf16 per tensor", "ternary codes, one bfloat16 scale"),
+        ("k16 in f16 per *", "4-bit codes, 16 float16 values for each output channel"),
+        ("k8 in f16 per tensor", "3-bit codes, 8 float16 values in all"),
+        ("[nf4|fp4] per 128, f16 per 128", "4-bit codes, one of 2 types for every 128 values of a row, a float16 scale for every 128 values of a row"),  # noqa: E501
+        ("i4, f16 per 32, permuted, sparse 2:4", "4-bit signed codes, a float16 scale for every 32 values of a row, columns in an order of their own, 2 of 4 neighbours kept"),  # noqa: E501
+        ("i8, f32 per *, outliers f16 columns", "8-bit signed codes, a float32 scale for each output channel, outlier columns in float16"),  # noqa: E501
+        ("i3, f32 per *, outliers bf16 csr", "3-bit signed codes, a float32 scale for each output channel, single outliers in bfloat16"),  # noqa: E501
         ("float", ""),
-        ("nf4, f32 per 64", ""),
+        ("i4, f32", ""),
     ],
 )  # fmt: skip
 def test_formats_in_words(text: str, words: str) -> None:
     assert format_in_words(text) == words
+
+
+def test_every_scheme_has_words() -> None:
+    formats = [schemes.load(name).linear_format() for name in schemes.names() if name != "float"]
+    assert all(format_in_words(str(fmt)) for fmt in formats)
 
 
 def test_a_section_may_have_nothing_to_tell(in_scheme: Compiled) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 from pathlib import Path
 
 import ml_dtypes
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qcc.ir.errors import BadInput
-from qcc.ir.types import ELEMENTS
+from qcc.ir.types import ELEMENTS, Element
 from qcc.ir.weights import WeightStore, locate
 from tests.ir.helpers import same_array
 
@@ -246,3 +247,112 @@ def test_copy_is_another_store_of_the_same_arrays() -> None:
     del store["a"]
     assert ("a" in store, "a" in other) == (False, True)
     assert store.bytes == 24
+
+
+MIB = 1 << 20
+
+
+def spilling(folder: Path, limit: int) -> WeightStore:
+    store = WeightStore()
+    store.spill_to(folder, limit)
+    return store
+
+
+def is_mapped(array: np.ndarray) -> bool:
+    return isinstance(array, np.memmap)
+
+
+def test_what_does_not_fit_is_mapped_and_leaves_no_file(tmp_path: Path) -> None:
+    store = spilling(tmp_path / "spill", 3 * MIB)
+    arrays = {f"w{i}": np.random.default_rng(i).integers(-8, 8, (MIB,)).astype(np.int8) for i in range(5)}
+    for name, array in arrays.items():
+        store[name] = array
+    assert [is_mapped(store[name]) for name in arrays] == [False, False, False, True, True]
+    assert (store.bytes, store.bytes_in_memory) == (5 * MIB, 3 * MIB)
+    assert list((tmp_path / "spill").iterdir()) == []
+    for name, array in arrays.items():
+        assert same_array(store[name], array)
+    store.release_pages()
+    assert same_array(store["w4"], arrays["w4"])
+    with pytest.raises(ValueError, match="read-only"):
+        store["w4"][0] = 1
+
+
+@pytest.mark.parametrize("row", STORED, ids=lambda row: row.schema)
+def test_every_element_type_spills(row: Element, tmp_path: Path) -> None:
+    array = sample(row.numpy, (2 * MIB // row.numpy.itemsize, 1))[::2]
+    store = spilling(tmp_path, 0)
+    store["w"] = array
+    assert is_mapped(store["w"])
+    assert same_array(store["w"], array)
+
+
+def test_small_tensors_and_mapped_ones_do_not_spill(tmp_path: Path) -> None:
+    big = np.ones(MIB // 4, np.float32)
+    mapped = WeightStore.open(saved(tmp_path, w=big))["w"]
+    store = spilling(tmp_path, 0)
+    store["small"] = np.ones(MIB - 1, np.int8)
+    store["view"] = np.asarray(mapped)[10:]
+    assert not is_mapped(store["small"])
+    assert np.shares_memory(store["view"], mapped)
+    store["sum"] = mapped + 1  # a memmap by its type, but in memory
+    assert is_mapped(store["sum"])
+    assert store.bytes_in_memory == MIB - 1
+
+
+def test_forgotten_and_replaced_tensors_make_room(tmp_path: Path) -> None:
+    one = np.ones(MIB, np.int8)
+    store = spilling(tmp_path, 2 * MIB)
+    store["a"], store["b"] = one, one + 1
+    store["b"] = one + 2  # takes the place of what was there
+    assert not is_mapped(store["b"])
+    del store["a"]
+    store["c"] = one + 3
+    assert not is_mapped(store["c"])
+    store["d"] = one + 4
+    assert is_mapped(store["d"])
+    store.keep({"d"})
+    assert store.bytes_in_memory == 0
+    assert [is_mapped(store[store.add("d", one + i)]) for i in range(3)] == [False, False, True]
+    assert list(store) == ["d", "d.1", "d.2", "d.3"]
+
+
+def test_copies_share_the_limit(tmp_path: Path) -> None:
+    one = np.ones(MIB, np.int8)
+    store = spilling(tmp_path, 2 * MIB)
+    store["a"] = one
+    other = store.copy()
+    other["b"] = one + 1  # `a` counts once
+    assert not is_mapped(other["b"])
+    store["c"] = one + 2
+    assert is_mapped(store["c"])
+    del other
+    store["d"] = one + 3
+    assert not is_mapped(store["d"])
+
+
+def test_what_a_store_holds_already_spills_too(tmp_path: Path) -> None:
+    store = store_of(a=np.ones(MIB, np.int8), b=np.ones(3 * MIB, np.int8), c=np.ones(2 * MIB, np.int8))
+    store.spill_to(tmp_path, 3 * MIB)
+    assert list(store) == ["a", "b", "c"]
+    assert [name for name in store if is_mapped(store[name])] == ["b"]
+    assert store.bytes_in_memory == 3 * MIB
+
+
+def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    store = spilling(tmp_path / "file" / "spill", 0)
+    store["w"] = np.ones(4, np.int8)
+    with pytest.raises(BadInput, match=r"weight 'w': its 1048576 bytes cannot be written to .*spill"):
+        store["w"] = np.ones(MIB, np.int8)
+    assert store["w"].size == 4
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="needs madvise")
+def test_changes_of_a_private_mapping_outlive_released_pages(tmp_path: Path) -> None:
+    (tmp_path / "data").write_bytes(bytes(MIB))
+    private = np.memmap(tmp_path / "data", np.uint8, "c")
+    private[0] = 7
+    store = store_of(w=private)
+    store.release_pages()
+    assert store["w"][0] == 7

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from qcc.ir.dialects.q import Weight
+from qcc.ir.errors import BadInput
 from qcc.ir.execute import run
 from qcc.ir.format import Format
 from qcc.ir.layout import Layout, Record, pack, parse_layout
@@ -15,7 +16,7 @@ from qcc.ir.quantize import quantize
 from qcc.ir.quantized import Quantized
 from qcc.ir.rewrite import ProgramContext
 from qcc.passes import pack_weights
-from qcc.passes.pack_weights import PackWeights, pack_rows
+from qcc.passes.pack_weights import PackWeights, pack_record, pack_rows
 from tests.ir.formats_of_the_field import random_value
 from tests.ir.helpers import program
 
@@ -98,7 +99,14 @@ def test_packing_twice_changes_nothing() -> None:
 
 @pytest.mark.parametrize("bits", [3, 4, 8])
 @pytest.mark.parametrize(
-    "layout", ["n(n0) k(k1 k0:32) -> n0 k1 k0", "n(n1 n0:8) k(k1 k0:4) -> n1 k1 n0 k0", "n(n0) k(k0) -> k0 n0"]
+    "layout",
+    [
+        "n(n0) k(k1 k0:32) -> n0 k1 k0",
+        "n(n1 n0:8) k(k1 k0:4) -> n1 k1 n0 k0",
+        "n(n0) k(k0) -> k0 n0",
+        "n(n1 n0:4) k(k0) bit(b) -> n1 b n0 k0",
+        "bit(b) n(n0) k(k0) -> b n0 k0",
+    ],
 )
 def test_some_rows_at_a_time_give_the_same_bytes(bits: int, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pack_weights, "_CHUNK", 256)
@@ -106,6 +114,27 @@ def test_some_rows_at_a_time_give_the_same_bytes(bits: int, layout: str, monkeyp
     parsed = parse_layout(layout)
     assert isinstance(parsed, Layout)
     np.testing.assert_array_equal(pack_rows(codes, bits, parsed), pack(codes, bits, parsed))
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_some_rows_of_a_record_at_a_time_give_the_same_bytes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    value, record = random_value(RECORDS[name], (19, 512), seed=5), named(name).layout
+    assert isinstance(record, Record)
+    whole = pack_record(value, record)
+    monkeypatch.setattr(pack_weights, "_CHUNK", 1 << 11)
+    packed: list[tuple[int, ...]] = []
+    pack_some = Record.pack
+    monkeypatch.setattr(Record, "pack", lambda self, *rest: packed.append(rest[2]) or pack_some(self, *rest))
+    np.testing.assert_array_equal(pack_record(value, record), whole)
+    assert len(packed) > 1
+
+
+def test_a_code_that_does_not_fit_is_found_in_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack_weights, "_CHUNK", 256)
+    codes = np.zeros((37, 45), np.uint8)
+    codes[30, 2] = 16
+    with pytest.raises(BadInput, match=r"code 16 at \(30, 2\) does not fit"):
+        pack_rows(codes, 4, parse_layout("n(n0) k(k1 k0:32) -> n0 k1 k0"))
 
 
 @pytest.mark.parametrize(
