@@ -19,7 +19,7 @@ from .levels import LevelDtype
 
 
 class RecordParts:
-    """Unpacks parts of the tensor of `shape` that `packed` [records, bytes] holds; `bits` is of one number of a part."""
+    """Unpacks parts of the tensor of `shape` that `packed` [records, bytes] holds; `bits` of a number of each part."""
 
     def __init__(
         self, packed: SSAValue, record: Record, bits: dict[str, int], shape: tuple[int, ...], build: Builder

@@ -185,7 +185,7 @@ def steps_of(low: np.ndarray, high: np.ndarray, fmt: Format, family: ElementFami
         centre = float(fmt.zero) if isinstance(fmt.zero, float) else 0.0
         ends = ((low, family.low - centre), (high, family.high - centre))
         scale = np.maximum(*(v / end if end else v * 0 for v, end in ends))
-    shared = len(fmt.scales) > 1 or fmt.mean is not None  # a 1 would raise the outer scale, or the mean, of other blocks
+    shared = len(fmt.scales) > 1 or fmt.mean is not None  # then a 1 would raise what other blocks share
     empty = 1.0 if (family.table == 0).any() and not shared else 0.0  # an element without 0 needs a scale of 0
     return Steps(np.where(scale > _TINY, scale, empty).astype(np.float32), offset, low.astype(np.float32))
 

@@ -26,7 +26,8 @@ _CHUNK = 1 << 22
 class PackWeights(Pass):
     """Pack codes, and zero points that have a layout of their own, one tensor at a time.
 
-    Of codes that are n:m sparse only the kept ones are stored, and a part `index` says where each stood. A record takes all parts of a weight into one: its bytes become the part `codes`, and the other parts go.
+    Of codes that are n:m sparse only the kept ones are stored, and a part `index` says where each stood. A record takes
+    all parts of a weight into one: its bytes become the part `codes`, and the other parts go.
     """
 
     name = "pack_weights"

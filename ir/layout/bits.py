@@ -118,8 +118,12 @@ def refuse_codes(codes: NDArray[np.generic], bits: int, fill: int, owner: str = 
 def _planes(codes: NDArray[np.int8] | NDArray[np.uint8], bits: int, layout: Storage, fill: int) -> NDArray[np.uint8]:
     """The bits of `codes`, padded and flipped: [bits, *padded shape]."""
     whole = padded(codes, layout.padded_shape((bits, *codes.shape))[1:], fill)
-    flipped = whole.view(np.uint8) ^ np.uint8(layout.xor)
-    return np.stack([flipped >> np.uint8(bit) & np.uint8(1) for bit in range(bits)])
+    flipped = whole.view(np.uint8) ^ np.uint8(layout.xor) if layout.xor else whole.view(np.uint8)
+    planes = np.empty((bits, *whole.shape), np.uint8)
+    for bit in range(bits):
+        np.right_shift(flipped, np.uint8(bit), out=planes[bit, ...])
+    planes &= np.uint8(1)
+    return planes
 
 
 def _joined(planes: NDArray[np.uint8]) -> NDArray[np.uint8]:

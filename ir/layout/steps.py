@@ -157,7 +157,7 @@ def _along_neighbours(view: NDArray[Scalar]) -> NDArray[Scalar]:
     if not 1 < prod(behind) <= _TILE:
         return view
     copied = np.empty(view.shape, view.dtype)
-    rows = max(1, _CHUNK // prod(view.shape[1:]))
+    rows = max(1, _CHUNK // max(1, prod(view.shape[1:])))
     for begin in range(0, len(view), rows):
         for place in product(*map(range, behind)):
             copied[begin : begin + rows][(..., *place)] = view[begin : begin + rows][(..., *place)]

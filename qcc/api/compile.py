@@ -67,9 +67,9 @@ def compile(
     example `inputs` (a tensor, a tuple, or a dict by name). `scheme` is the target's own by default: W4A16 on a CPU,
     XINT8 on an FPGA. `calibration` is the path of an `.npz` file or of a folder of `.npz` files or images, samples as
     dicts of arrays, or "random" (only to try speed). `ignore` and `include` are names or `re:...` patterns of nodes or
-    weights. `min_sqnr` (dB) and `max_error` gate the result on its samples. `max_ram` (bytes, or text like "4GiB") bounds
-    the memory that weights take. With `output` the artifact is written
-    there, else it lives in a temporary folder until `save`.
+    weights. `min_sqnr` (dB) and `max_error` gate the result on its samples. `max_ram` (bytes, or text like "4GiB")
+    bounds the memory that weights take. With `output` the artifact is written there, else it lives in a temporary
+    folder until `save`.
 
     Raises `BadInput`, `NotSupported`, `MissingExtra`, or `CheckFailed` where a gate does not hold; nothing is written
     then.

@@ -13,7 +13,6 @@ from qcc.ir import target as targets
 from qcc.ir.errors import BadInput
 from qcc.passes import algorithms, observers, schemes
 
-
 _LEAST_RAM = 1 << 29
 
 

@@ -109,7 +109,7 @@ CASTS = {
 
 @pytest.mark.parametrize("element", CASTS)
 def test_given_scales_round_as_ml_dtypes_casts(element: str) -> None:
-    """All values, the middles between them and the middles' neighbours, and what lies beyond the range: it saturates."""
+    """All values, the middles between them and what lies beside these, and what is beyond the range: it saturates."""
     family = Format.parse(f"{element}, f32 per tensor").family
     values = np.unique(family.table[np.isfinite(family.table)]).astype(np.float64)
     middles = ((values[1:] + values[:-1]) / 2).astype(np.float32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -70,7 +71,8 @@ def formats_of_the_grammar(draw: st.DrawFn) -> Format:
     zero = st.builds(Level, st.sampled_from(DTYPES), st.just(block) | BLOCKS)
     constant = st.integers(-300, 300).map(float) | st.floats(-6e4, 6e4, width=16)
     offset = st.builds(Offset, st.booleans(), st.integers(1, 3).flatmap(lambda n: nested(draw(BLOCKS), n)))
-    return Format(
+    outliers = st.builds(Outliers, st.sampled_from(["f32", "f16", "bf16"]), st.booleans())
+    fmt = Format(
         element,
         scales,
         zero=perhaps(zero | constant),
@@ -78,9 +80,11 @@ def formats_of_the_grammar(draw: st.DrawFn) -> Format:
         mean=Level(draw(st.sampled_from(DTYPES)), draw(around(block))) if scales and draw(st.booleans()) else None,
         lookup=lookup,
         permuted=draw(st.booleans()),
-        sparsity=perhaps(st.sampled_from([(2, 4), (1, 2), (4, 8), (31, 32)])),
-        outliers=perhaps(st.builds(Outliers, st.sampled_from(["f32", "f16", "bf16"]), st.booleans())),
+        outliers=perhaps(outliers),
     )
+    if fmt.zero is None and fmt.offset is None and kind == "own" and fmt.zero_code is not None:
+        return replace(fmt, sparsity=perhaps(st.sampled_from([(2, 4), (1, 2), (4, 8), (31, 32)])))
+    return fmt
 
 
 @given(formats_of_the_grammar())
@@ -183,6 +187,11 @@ def test_parts_print_in_one_order_and_form(text: str, canonical: str) -> None:
         ("nf4, f32 per 32, mean f32 per 16", "has a mean per 16, which is not made of whole blocks of scales"),
         ("k16 in f16 per *, mean f32 per tensor", "has a mean per tensor, which is not made of whole blocks"),
         ("[nf4|fp4] per 32, f16 per 64", "chooses an element for 32, which is less than a block of scales"),
+        ("u4, f16 per 32, zero u4, sparse 2:4", "prunes values, which needs one code of 0 for all blocks"),
+        ("u4, f16 per 32, plus f16 per 32, sparse 2:4", "prunes values, which needs one code of 0"),
+        ("[nf4|fp4] per 32, f16 per 32, sparse 2:4", "prunes values, which needs one code of 0"),
+        ("binary, f16 per 32, sparse 2:4", "prunes values, which needs one code of 0"),
+        ("k16 in f16 per *, sparse 2:4", "prunes values, which needs one code of 0"),
         ("i4, f16 per 32, sparse 4:4", "keeps 4 of 4 values"),
         ("i4, f16 per 32, sparse 2:64", "keeps 2 of 64 values"),
     ],

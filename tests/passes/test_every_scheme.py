@@ -114,6 +114,5 @@ def test_convolutions_take_eight_bits_where_a_scheme_is_for_matrices(name: str) 
     text = "(float[N,4,6,6] x) => (float[N,8,6,6] y) { [conv] y = Conv<pads=[1,1,1,1]>(x, w) }"
     made = quantized(program(text, w=normal(8, 4, 3, 3)), name)
     assert [str(op.result.type.format) for op in made.weight_ops() if op.weight.endswith(".q")] == ["i8, f32 per *x*x*"]
-    assert [d.reason for d in made.decisions if d.node == "conv"][0].endswith(
-        f"{name} is for matrices, convolutions take 8 bits"
-    )
+    reason = next(d.reason for d in made.decisions if d.node == "conv")
+    assert reason.endswith(f"{name} is for matrices, convolutions take 8 bits")
