@@ -170,7 +170,7 @@ class Format:
         return self.scale.shape_of(shape)
 
     def levels(self) -> dict[str, Level]:
-        """Every level by the name of its part: `scale`, `scale1` .., `zero`, `plus`, `minus`, `mean`, `table`, `choice`."""
+        """Every level by the name of its part: scales, `zero`, `plus` or `minus`, `mean`, `table`, `choice`."""
         found = {_numbered("scale", i): level for i, level in enumerate(self.scales)}
         if isinstance(self.zero, Level):
             found["zero"] = self.zero

@@ -205,7 +205,8 @@ def test_dynamic_codes_are_within_one_step_of_any_values(x: np.ndarray, fmt: str
     found = through_codes(fmt, x)
     assert found.shape == x.shape
     step = (max(0.0, float(x.max(initial=0))) - min(0.0, float(x.min(initial=0)))) / (255 if fmt[0] == "u" else 127)
-    assert (np.abs(found.astype(np.float64) - x) <= step * (1 + 1e-5)).all()
+    tiny = float(np.finfo(np.float32).tiny)  # steps of denormals are not held, and may become 1
+    assert (np.abs(found.astype(np.float64) - x) <= step * (1 + 1e-5) + tiny).all()
 
 
 @pytest.mark.parametrize(
