@@ -33,7 +33,8 @@ def differing(found: NDArray[Any], expected: NDArray[Any]) -> float:
 
 
 def test_mxfp4_is_gguf_s() -> None:
-    gguf = pytest.importorskip("gguf")
+    import gguf
+
     kind, x = gguf.GGMLQuantizationType.MXFP4, weights()
     theirs = gguf.quants.dequantize(gguf.quants.quantize(x, kind), kind)
     np.testing.assert_array_equal(quantize(x, Format.parse("e2m1, e8m0 per 32")).decode(), theirs)
@@ -42,7 +43,8 @@ def test_mxfp4_is_gguf_s() -> None:
 
 def test_nvfp4_of_one_level_decodes_as_gguf_s() -> None:
     """Blocks of 64: four scales, then for each 16 values eight bytes, the first eight in the low nibbles."""
-    gguf = pytest.importorskip("gguf")
+    import gguf
+
     value = quantize(weights(), Format.parse("e2m1, e4m3 per 16"))
     codes = value.codes.reshape(-1, 4, 2, 8)
     scale = np.minimum(value.scale.view(np.uint8), 0x7D).reshape(-1, 4)  # gguf takes the largest for no scale
@@ -64,8 +66,9 @@ def test_nvfp4_of_one_level_decodes_as_gguf_s() -> None:
 )
 def test_microscaling_is_torchao_s(element: str, theirs: str) -> None:
     """Scales by the floor rule of OCP MX 1.0, section 6.3; equal values bit by bit."""
-    torch = pytest.importorskip("torch")
-    mx = pytest.importorskip("torchao.prototype.mx_formats.mx_tensor")
+    import torch
+    from torchao.prototype.mx_formats import mx_tensor as mx
+
     x = weights(1)
     tensor = mx.MXTensor.to_mx(torch.from_numpy(x), getattr(torch, theirs, theirs), 32)
     ours = quantize(x, Format.parse(f"{element}, e8m0 per 32"))
@@ -77,8 +80,9 @@ def test_microscaling_is_torchao_s(element: str, theirs: str) -> None:
 
 def test_nvfp4_is_torchao_s() -> None:
     """The same scales; codes but for one in a thousand, since torchao multiplies by a rounded reciprocal."""
-    torch = pytest.importorskip("torch")
-    nvfp4 = pytest.importorskip("torchao.prototype.mx_formats.nvfp4_tensor")
+    import torch
+    from torchao.prototype.mx_formats import nvfp4_tensor as nvfp4
+
     x = np.random.default_rng(2).standard_normal(SHAPE).astype(np.float32)
     ours = quantize(x, Format.parse("e2m1, e4m3 per 16, f32 per tensor"))
     whole = torch.from_numpy(ours.parts["scale1"].reshape(()))
@@ -98,8 +102,9 @@ def test_nvfp4_is_torchao_s() -> None:
 @pytest.mark.parametrize("element", ["nf4", "fp4"])
 def test_four_bits_are_bitsandbytes(element: str) -> None:
     """The same scales and decoded values; codes but for one in a thousand: theirs are cut by rounded thresholds."""
-    torch = pytest.importorskip("torch")
-    functional = pytest.importorskip("bitsandbytes.functional")
+    import torch
+    from bitsandbytes import functional
+
     x = weights(3)
     packed, state = functional.quantize_4bit(torch.from_numpy(x), blocksize=64, quant_type=element)
     raw = packed.numpy().reshape(-1)

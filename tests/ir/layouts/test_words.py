@@ -60,7 +60,8 @@ def test_compressed_tensors_words(bits: int, shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize("bits", range(1, 9))
 @pytest.mark.parametrize("shape", [(1, 32), (5, 64), (17, 96)])
 def test_compressed_tensors_package(bits: int, shape: tuple[int, int]) -> None:
-    package = pytest.importorskip("compressed_tensors.compressors.pack_quantized.helpers")
+    from compressed_tensors.compressors.pack_quantized import helpers as package
+
     codes = random_codes(f"i{bits}", shape)
     oracle = package.pack_to_int32(torch.from_numpy(codes), bits).numpy().reshape(-1).view(np.uint8)
     np.testing.assert_array_equal(store(named("compressed_tensors", f"i{bits}"), {"codes": codes}, shape), oracle)
@@ -69,7 +70,8 @@ def test_compressed_tensors_package(bits: int, shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize("columns", [8, 24, 40])
 def test_compressed_tensors_pads_four_bits_to_whole_words(columns: int) -> None:
     """At 4 and 8 bits a row of any length is padded as the package pads it, with the code that decodes to zero bits."""
-    package = pytest.importorskip("compressed_tensors.compressors.pack_quantized.helpers")
+    from compressed_tensors.compressors.pack_quantized import helpers as package
+
     codes = random_codes("i4", (3, columns - 3))
     layout = named("compressed_tensors")
     oracle = package.pack_to_int32(torch.from_numpy(codes), 4).numpy().reshape(-1).view(np.uint8)
