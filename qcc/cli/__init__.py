@@ -13,7 +13,7 @@ import typer
 
 from ._frame import guard
 
-_ORDER = ("compile", "run", "verify", "bench", "eval", "report", "inspect", "list", "opt")
+_ORDER = ("compile", "run", "verify", "bench", "eval", "simulate", "export", "report", "inspect", "list", "opt")
 """Commands as a newcomer meets them; others follow by name."""
 
 
