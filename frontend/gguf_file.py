@@ -1,7 +1,7 @@
 """The GGUF door: one file with network, weights and tokenizer. Codes that a format of ours expresses stay codes.
 
-transformers rebuilds the network with float32 weights, the *dequantized reference*; beside it the codes are read from
-the file, and each is kept only where decoding it gives that very weight.
+transformers rebuilds the network with float32 weights, the *dequantized reference*: what the codes of the file decode
+to. Kinds of block without a codec are decoded by the gguf package, and that is said.
 """
 
 from __future__ import annotations
@@ -10,29 +10,27 @@ import contextlib
 import ctypes
 import dataclasses
 import gc
+import json
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
-from qcc.ir.errors import BadInput, MissingExtra, NotSupported
+from qcc.ir.codecs import gguf as codec
+from qcc.ir.errors import BadInput, NotSupported
 from qcc.ir.program import StoredCodes
 
-from . import causal_lm, gguf_guard
-from .gguf_codes import codes_of
+from . import gguf_guard
+from .checkpoints import Checkpoint
+from .decoders import empty_decoder, fill
+from .gguf_names import FREQUENCIES, holds_one_more, import_gguf, model_type, rotary_rows, tensor_names
 from .huggingface import finish, import_transformers, loading, require_all
 from .language import LanguageModel, check_architecture
-from .torch_to_onnx import first_reason, import_torch
+from .torch_to_onnx import first_reason, import_torch, quiet
 
-_NAMES = {"gemma3": "gemma3_text"}
-"""Architectures that GGUF calls otherwise than transformers; the others have one name."""
 _ELSEWHERE = ("gemma", "phi")
 """Architectures that transformers does not read from GGUF."""
-_FILE = {"mistral": "llama"}
-"""Architectures of transformers whose tensors GGUF names as another's."""
-_INTERLEAVED = {"llama", "mistral"}
-_FREQUENCIES = "rope_freqs.weight"
-_FLOATS = {"F32", "F16", "BF16", "F64"}
 
 
 def open_gguf(path: str | Path) -> LanguageModel:
@@ -42,34 +40,63 @@ def open_gguf(path: str | Path) -> LanguageModel:
     `MissingExtra` without gguf or transformers.
     """
     path = Path(path)
-    reader = _read(path)
-    kind = reader.fields.get("general.architecture")
-    name = str(kind.contents()) if kind is not None else ""
-    check_architecture(_NAMES.get(name, name), path)
-    if name in _ELSEWHERE:
-        raise NotSupported(f"{path}: {name!r} is not read from GGUF", hint="give its Hugging Face folder")
-    if "tokenizer.ggml.tokens" not in reader.fields:
-        raise BadInput(f"{path}: no tokenizer in the file", hint="convert the model again, with its tokenizer")
+    reader, kind = _reader(path)
     settings = _generation(reader)
     reader.fields.clear()  # the vocabulary, string by string: more memory than a small network
     config, tokenizer = _described(path)
     _give_back_memory()
     with loading(path):
-        module = _empty(config)
-    weights = _Weights(reader, module, _NAMES.get(name, name))
+        module = empty_decoder(config)
+    tensors = GgufTensors(reader, module, kind)
     with loading(path):
-        module.load_state_dict(weights.values(), strict=False, assign=True)
-        module.tie_weights()
-        weights.scale_rotary_frequencies()
-    if weights.tensors:
-        left, kind = next(iter(weights.tensors)), module.config.model_type
+        stored = fill(module, tensors.by_name, tensors.read, path)
+        tensors.scale_rotary_frequencies(module)
+    if tensors.left:
         raise NotSupported(
-            f"{path}: {kind} of transformers has no place for tensor {left!r}",
+            f"{path}: {module.config.model_type} of transformers has no place for tensor {tensors.left[0]!r}",
             hint="give its Hugging Face folder",
         )
     require_all((n for n, p in module.named_parameters() if p.is_meta), path)
     model = finish(module, tokenizer, settings, "GGUF file", path)
-    return dataclasses.replace(model, stored=weights.stored, decoded=weights.decoded)
+    return dataclasses.replace(model, stored=stored, decoded=tensors.decoded)
+
+
+def open_gguf_checkpoint(path: Path) -> Checkpoint:
+    """The same file as weights that are read one at a time, with the configuration that transformers finds in it.
+
+    Raises as `open_gguf` does, and `NotSupported` for frequencies of rotary positions that lie in a tensor.
+    """
+    reader, kind = _reader(path)
+    settings = _generation(reader)
+    config, tokenizer = _described(path)
+    with loading(path):
+        module = empty_decoder(config)
+    tensors = GgufTensors(reader, module, kind)
+    if tensors.frequencies is not None or tensors.left:
+        name = FREQUENCIES if tensors.frequencies is not None else tensors.left[0]
+        raise NotSupported(f"{path}: no entry of a configuration, and no weight, says what tensor {name!r} says")
+    told: dict[str, Any] = {**config.to_diff_dict(), "architectures": [type(module).__name__], "dtype": tensors.dtype}
+
+    def save_tokenizer(folder: Path) -> None:
+        with quiet():
+            tokenizer.save_pretrained(folder)
+        (folder / "generation_config.json").write_text(json.dumps(settings) + "\n", encoding="utf-8")
+
+    plain = {name: value for name, value in told.items() if name != "quantization_config" and name[0] != "_"}
+    return Checkpoint(path, plain, tuple(tensors.by_name), tensors.read, save_tokenizer, "gguf")
+
+
+def _reader(path: Path) -> tuple[Any, str]:
+    """A reader whose tensors all lie within the file, and the `model_type` of the network. Any: gguf is untyped."""
+    reader = _read(path)
+    entry = reader.fields.get("general.architecture")
+    name = str(entry.contents()) if entry is not None else ""
+    check_architecture(model_type(name), path)
+    if name in _ELSEWHERE:
+        raise NotSupported(f"{path}: {name!r} is not read from GGUF", hint="give its Hugging Face folder")
+    if "tokenizer.ggml.tokens" not in reader.fields:
+        raise BadInput(f"{path}: no tokenizer in the file", hint="convert the model again, with its tokenizer")
+    return reader, model_type(name)
 
 
 def _give_back_memory() -> None:
@@ -88,26 +115,9 @@ def _described(path: Path) -> tuple[Any, Any]:
         return config, transformers.AutoTokenizer.from_pretrained(path.parent, **named)
 
 
-def _empty(config: Any) -> Any:
-    """The module without memory for its weights. Any: torch is not imported here."""
-    transformers = import_transformers()
-    causal_lm.register()
-    try:
-        from accelerate import init_empty_weights  # pyright: ignore[reportMissingTypeStubs]
-    except ImportError as error:
-        raise MissingExtra("GGUF files need the package accelerate", hint='pip install "qcc[hf]"') from error
-    with init_empty_weights(include_buffers=False):
-        return transformers.AutoModelForCausalLM.from_config(
-            config, attn_implementation=causal_lm.IMPLEMENTATION, dtype="float32"
-        )
-
-
 def _read(path: Path) -> Any:
     """A reader whose tensors all lie within the file. Any: gguf has no stubs that hold."""
-    try:
-        import gguf
-    except ImportError as error:
-        raise MissingExtra("GGUF files need the package gguf", hint='pip install "qcc[hf]"') from error
+    gguf = import_gguf()
     gguf_guard.check(path)
     try:
         return gguf.GGUFReader(path)
@@ -132,90 +142,67 @@ def _generation(reader: Any) -> dict[str, Any]:
     return found
 
 
-class _Weights:
-    """The weights of a module from the tensors of a file, each decoded when it is asked for. Any: torch and gguf."""
+class GgufTensors:
+    """The tensors of a file by the names that transformers gives them, each read when it is asked for.
 
-    def __init__(self, reader: Any, module: Any, architecture: str) -> None:
-        self.tensors = {tensor.name: tensor for tensor in reader.tensors}
-        """Those that were not read yet."""
-        self.module = module
-        self.architecture = architecture
-        self.stored: dict[str, StoredCodes] = {}
+    Any: gguf has no stubs that hold, and the module is one of torch.
+    """
+
+    def __init__(self, reader: Any, module: Any, kind: str) -> None:
+        self.config, self.kind = module.config, kind
         self.decoded: dict[str, str] = {}
+        """Why quantized tensors were decoded to float."""
+        name_of = tensor_names(kind, self.config.num_hidden_layers)
+        tied = bool(self.config.tie_word_embeddings)
+        held = {tensor.name: tensor for tensor in reader.tensors}
+        self.frequencies = held.pop(FREQUENCIES, None)
+        """What llama.cpp divides the frequencies of rotary positions by."""
+        self.by_name: dict[str, Any] = {}
+        for name in module.state_dict():
+            found = name_of(name)
+            if found in held and not (tied and name == "lm_head.weight"):
+                self.by_name[name] = held[found]
+        read = {tensor.name for tensor in self.by_name.values()}
+        self.left = [name for name in held if name not in read]
+        """Tensors that the module has no place for."""
 
-    def values(self) -> dict[str, Any]:
-        """Every parameter that the file holds, by checkpoint name, as float32; notes the codes that are kept."""
+    @property
+    def dtype(self) -> str:
+        """What a configuration calls the dtype of the network: that of its table, float32 where that is codes."""
+        table = self.by_name.get("model.embed_tokens.weight")
+        return {"F16": "float16", "BF16": "bfloat16"}.get("" if table is None else table.tensor_type.name, "float32")
+
+    def read(self, name: str) -> np.ndarray | StoredCodes:
+        """A float tensor as it is stored, or the codes of one; kinds without a codec are decoded."""
         import gguf
 
-        torch = import_torch()
-        kind = next(
-            k
-            for k, v in gguf.MODEL_ARCH_NAMES.items()
-            if _NAMES.get(v, v) == _FILE.get(self.architecture, self.architecture)
-        )
-        config = self.module.config
-        names = gguf.get_tensor_name_map(kind, config.num_hidden_layers)
-        tied = bool(config.tie_word_embeddings)
-        values: dict[str, Any] = {}
-        read: list[str] = []
-        for name, parameter in self.module.state_dict(keep_vars=True).items():
-            base, _, suffix = name.rpartition(".")
-            found = names.get_name("model.embed_tokens" if tied and name == "lm_head.weight" else base)
-            tensor = self.tensors.get(f"{found}.{suffix}")
-            if tensor is None:
-                continue
-            if tied and name == "lm_head.weight":  # the table is the output head
-                if "model.embed_tokens.weight" in self.stored:
-                    self.stored[name] = self.stored["model.embed_tokens.weight"]
-                continue
-            if tuple(int(n) for n in reversed(tensor.shape)) != tuple(parameter.shape):
-                shape = [int(n) for n in reversed(tensor.shape)]
-                raise BadInput(
-                    f"tensor {tensor.name!r} has shape {shape}, the network wants {list(parameter.shape)}",
-                    hint="the file's metadata and tensors do not belong together: convert the model again",
-                )
-            values[name] = torch.from_numpy(self._decode(name, tensor, config))
-            read.append(tensor.name)
-        for name in read:
-            del self.tensors[name]
-        return values
+        tensor = self.by_name[name]
+        block, shape = tensor.tensor_type.name, tuple(int(n) for n in reversed(tensor.shape))
+        c = self.config
+        rows = rotary_rows(name, shape[0], self.kind, c.num_attention_heads, getattr(c, "num_key_value_heads", 0))
+        if block in codec.kinds() and len(shape) == 2:
+            value = codec.decode(block, tensor.data, shape, tensor.name)
+            return StoredCodes(value if rows is None else value.take_rows(rows), block)
+        weight = _floats(tensor, shape)
+        if weight is None:
+            weight = np.array(gguf.dequantize(tensor.data, tensor.tensor_type), np.float32)
+            self.decoded[name] = f"{block} has no codec: decoded to float"
+        if holds_one_more(name, self.kind):
+            return weight.astype(np.float32) - np.float32(1)
+        return weight if rows is None else weight[rows]
 
-    def scale_rotary_frequencies(self) -> None:
+    def scale_rotary_frequencies(self, module: Any) -> None:
         """Divide the frequencies of rotary positions by those of the file: how llama.cpp keeps Llama 3's scaling."""
         import gguf
 
         torch = import_torch()
-        tensor = self.tensors.pop(_FREQUENCIES, None)
-        if tensor is not None:
-            factors = np.array(gguf.dequantize(tensor.data, tensor.tensor_type), np.float32)
-            self.module.model.rotary_emb.inv_freq /= torch.from_numpy(factors)
-
-    def _decode(self, name: str, tensor: Any, config: Any) -> np.ndarray:
-        import gguf
-
-        weight = np.array(gguf.dequantize(tensor.data, tensor.tensor_type), np.float32)
-        if self.architecture.startswith("gemma") and name.endswith("norm.weight"):
-            return weight - np.float32(1)  # the file holds 1 + w
-        rows = _rotary_order(name, weight.shape[0], self.architecture, config)
-        weight = weight if rows is None else weight[rows]
-        if tensor.tensor_type.name in _FLOATS or weight.ndim != 2:
-            return weight
-        codes = codes_of(tensor.tensor_type.name, tensor.data, weight.shape)
-        if codes is None:
-            self.decoded[name] = f"{tensor.tensor_type.name} is not codes times one scale: decoded to float"
-            return weight
-        if rows is not None:
-            codes = dataclasses.replace(codes, codes=codes.codes[rows], scale=codes.scale[rows])
-        if codes.decodes_to(weight):
-            self.stored[name] = codes
-        else:
-            self.decoded[name] = f"codes of {tensor.tensor_type.name} do not decode to gguf's values: decoded to float"
-        return weight
+        if self.frequencies is not None:
+            factors = np.array(gguf.dequantize(self.frequencies.data, self.frequencies.tensor_type), np.float32)
+            module.model.rotary_emb.inv_freq /= torch.from_numpy(factors)
 
 
-def _rotary_order(name: str, rows: int, architecture: str, config: Any) -> np.ndarray | None:
-    """Where each row of a query or key projection lies in the file: llama.cpp interleaves the halves of a head."""
-    if architecture not in _INTERLEAVED or not name.endswith(("q_proj.weight", "k_proj.weight")):
-        return None
-    heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
-    return np.arange(rows).reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1)
+def _floats(tensor: Any, shape: tuple[int, ...]) -> np.ndarray | None:
+    """A tensor that is no codes, in its own dtype; None for others. Any: gguf has no stubs that hold."""
+    dtypes = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "F64": np.float64}
+    dtype = dtypes.get(tensor.tensor_type.name)
+    return None if dtype is None else np.ascontiguousarray(tensor.data).view(dtype).reshape(shape)

@@ -1,26 +1,29 @@
 """The Hugging Face door: a folder of config, weights and tokenizer becomes a torch decoder, without running its code.
 
-Weights are read from safetensors; a `pytorch_model.bin` is read with torch's restricted unpickler (`weights_only`),
-which refuses everything but tensors. Custom code (`auto_map`) is refused.
+Weights are read from safetensors, codes of GPTQ, AWQ and compressed-tensors among them (`checkpoints.py`); a float
+`pytorch_model.bin` is read with torch's restricted unpickler (`weights_only`), which refuses everything but tensors.
+Custom code (`auto_map`) is refused.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from qcc.ir.errors import BadInput, MissingExtra, NotSupported, QccError
 from qcc.ir.weights import locate
 
 from . import causal_lm
+from .checkpoints import INDEX, WHOLE, open_checkpoint, shards
+from .decoders import empty_decoder, fill
 from .language import LanguageModel, check_architecture, describe, read_json
+from .quantization_config import reader_of
 from .torch_to_onnx import first_reason, quiet
 
-_INDEX = "model.safetensors.index.json"
-_WHOLE = "model.safetensors"
 _PICKLE = "pytorch_model.bin"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
@@ -29,7 +32,7 @@ def open_folder(path: str | Path) -> LanguageModel:
     """Load a decoder in float32, with its tokenizer.
 
     Raises `BadInput` for a folder that is incomplete or damaged, `NotSupported` for architectures that are not known,
-    for custom code and for checkpoints that are quantized, `MissingExtra` without transformers.
+    for custom code and for methods of quantization that are not known, `MissingExtra` without transformers.
     """
     path = Path(path)
     config = read_json(_required(path, "config.json", "a Hugging Face folder has a config.json"))
@@ -39,11 +42,7 @@ def open_folder(path: str | Path) -> LanguageModel:
             hint="use an architecture of transformers, or export the model to ONNX yourself",
         )
     if "quantization_config" in config:
-        entry: Any = config["quantization_config"]
-        method = str(cast("dict[str, Any]", entry).get("quant_method")) if isinstance(entry, dict) else str(entry)
-        raise NotSupported(
-            f"{path}: the checkpoint is quantized already ({method})", hint="give the float checkpoint, or a GGUF file"
-        )
+        reader_of(config["quantization_config"], path)
     check_architecture(config.get("model_type"), path)
     _check_weights(path)
     if not any((path / name).is_file() for name in _TOKENIZERS):
@@ -52,7 +51,7 @@ def open_folder(path: str | Path) -> LanguageModel:
         )
     generation = path / "generation_config.json"
     settings = read_json(generation) if generation.is_file() else {}
-    return load(path, settings)
+    return load_quantized(path, settings) if "quantization_config" in config else load(path, settings)
 
 
 def load(path: Path, settings: dict[str, Any]) -> LanguageModel:
@@ -77,6 +76,30 @@ def load(path: Path, settings: dict[str, Any]) -> LanguageModel:
         )
     require_all(info["missing_keys"], path)
     return finish(module, tokenizer, settings, "Hugging Face folder", path)
+
+
+def load_quantized(path: Path, settings: dict[str, Any]) -> LanguageModel:
+    """The decoder of a checked folder whose weights are codes: float32 is what they decode to. Any: parsed JSON.
+
+    Quantized activations of the checkpoint are not taken over: how activations are held is for the scheme to say.
+    """
+    checkpoint = open_checkpoint(path)
+    transformers = import_transformers()
+    with loading(path):
+        config = transformers.AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        del config.quantization_config
+        module = empty_decoder(config)
+    with loading(path):
+        stored = fill(module, checkpoint.names, checkpoint.read, path)
+    left = sorted(set(checkpoint.names) - set(module.state_dict()))
+    if left:
+        raise BadInput(
+            f"{path}: {module.config.model_type} of transformers has no place for the weight {left[0]!r}",
+            hint="the weights and the configuration do not belong together: copy the model again",
+        )
+    require_all((n for n, p in module.named_parameters() if p.is_meta), path)
+    return dataclasses.replace(finish(module, tokenizer, settings, "Hugging Face folder", path), stored=stored)
 
 
 def finish(module: Any, tokenizer: Any, settings: dict[str, Any], source: str, path: Path) -> LanguageModel:
@@ -161,20 +184,10 @@ def _required(path: Path, name: str, hint: str) -> Path:
 
 def _check_weights(path: Path) -> None:
     """Every file of the weights is there and whole."""
-    if (path / _INDEX).is_file():
-        mapped: Any = read_json(path / _INDEX).get("weight_map")
-        if not isinstance(mapped, dict) or not all(isinstance(v, str) for v in cast("dict[str, Any]", mapped).values()):
-            raise BadInput(f"{path / _INDEX}: no weight_map", hint="copy the model again")
-        shards = sorted(set(cast("dict[str, str]", mapped).values()))
-        for shard in shards:
-            if Path(shard).name != shard:
-                raise BadInput(f"{path / _INDEX}: {shard!r} is not the name of a file in the folder", hint="refuse it")
-            if not (path / shard).is_file():
-                raise BadInput(
-                    f"{path}: shard {shard} of {len(shards)} is missing", hint="copy every file of the model"
-                )
+    if (path / INDEX).is_file():
+        for shard in shards(path):
             locate(path / shard)
-    elif (path / _WHOLE).is_file():
-        locate(path / _WHOLE)
+    elif (path / WHOLE).is_file():
+        locate(path / WHOLE)
     elif not (path / _PICKLE).is_file():
-        raise BadInput(f"{path}: no weights: neither {_WHOLE} nor {_PICKLE}", hint="copy every file of the model")
+        raise BadInput(f"{path}: no weights: neither {WHOLE} nor {_PICKLE}", hint="copy every file of the model")

@@ -26,6 +26,7 @@ from .fuse_bias import FuseBias
 from .fuse_hard_sigmoid import FuseHardSigmoid
 from .fuse_hard_swish import FuseHardSwish
 from .fuse_rotary import FuseRotary
+from .keep_codes import KeepCodes
 from .merge_duplicates import MergeDuplicates
 from .quantize_activations import QuantizeActivations
 from .quantize_bias import QuantizeBias
@@ -50,8 +51,11 @@ class QuantizeOptions:
 
 
 def legalize() -> list[Pass]:
-    """What ONNX allows and ONNX Runtime, which runs the reference, does not: written in the form that both know."""
-    return [ExpandAttentionMask(), RecognizeAttention()]
+    """What ONNX allows and ONNX Runtime, which runs the reference, does not: written in the form that both know.
+
+    Codes that the model was quantized to become `q.linear` before anything folds them.
+    """
+    return [ExpandAttentionMask(), RecognizeAttention(), KeepCodes()]
 
 
 def simplify() -> list[Pass]:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from qcc.api import Artifact, bench, compile, evaluate, load, plan, report, verify
+    from qcc.api import Artifact, bench, compile, evaluate, export, load, plan, report, simulate, verify
     from qcc.ir.errors import BadInput, CheckFailed, MissingExtra, NotSupported, QccError
 
 __version__ = "0.1.0"
 
 _PLACES = {
-    **dict.fromkeys(("bench", "compile", "evaluate", "plan", "report", "verify"), "qcc.api"),
+    **dict.fromkeys(("bench", "compile", "evaluate", "export", "plan", "report", "simulate", "verify"), "qcc.api"),
     **dict.fromkeys(("Artifact", "load"), "qcc.backends.runtime"),  # what runs an artifact loads no compiler
     **dict.fromkeys(("BadInput", "CheckFailed", "MissingExtra", "NotSupported", "QccError"), "qcc.ir.errors"),
 }
@@ -29,9 +29,11 @@ __all__ = [
     "bench",
     "compile",
     "evaluate",
+    "export",
     "load",
     "plan",
     "report",
+    "simulate",
     "verify",
 ]
 

@@ -1,4 +1,4 @@
-"""The public functions: `compile`, `plan`, `load`, `verify`, `bench`, `evaluate`, `report`.
+"""The public functions: `compile`, `plan`, `load`, `verify`, `bench`, `evaluate`, `report`, `export`, `simulate`.
 
 Flags of the command line are the same words.
 """
@@ -10,21 +10,28 @@ from qcc.backends.runtime import Artifact, load
 from .bench import BenchReport, bench
 from .compile import compile, plan
 from .evaluate import EvalReport, evaluate
+from .export import ExportReport, export
 from .page import report
 from .progress import Plan
+from .simulate import simulate
+from .simulation import Simulation
 from .verify import VerifyReport, verify
 
 __all__ = [
     "Artifact",
     "BenchReport",
     "EvalReport",
+    "ExportReport",
     "Plan",
+    "Simulation",
     "VerifyReport",
     "bench",
     "compile",
     "evaluate",
+    "export",
     "load",
     "plan",
     "report",
+    "simulate",
     "verify",
 ]

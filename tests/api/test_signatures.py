@@ -13,7 +13,7 @@ from qcc.api.options import Options
 from qcc.cli import build
 
 GOLDEN = Path(__file__).with_name("signatures.txt")
-FUNCTIONS = ("compile", "plan", "load", "verify", "bench", "evaluate", "report")
+FUNCTIONS = ("compile", "plan", "load", "verify", "bench", "evaluate", "report", "simulate", "export")
 
 IN_PYTHON_ONLY = {"inputs", "progress", "pick"}
 ON_THE_COMMAND_LINE_ONLY = {"json", "quiet", "debug", "explain", "dry_run"}

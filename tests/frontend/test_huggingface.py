@@ -297,7 +297,7 @@ def test_no_folder_at_all(tmp_path: Path) -> None:
         ({"model_type": None}, ["is not known"]),
         ({"model_type": ["llama"]}, ["is not known"]),
         ({"auto_map": {"AutoModelForCausalLM": "modeling.Model"}}, ["code of its own (auto_map)"]),
-        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, ["quantized already (gptq)"]),
+        ({"quantization_config": {"quant_method": "bitsandbytes"}}, ["quantized already (bitsandbytes)", "gptq, awq"]),
         ({"quantization_config": "awq"}, ["quantized already"]),
     ],
 )
