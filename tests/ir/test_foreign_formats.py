@@ -1,10 +1,14 @@
 """Whole formats, scales and all, against what other programs quantize: gguf, torchao and bitsandbytes.
 
-torchao and bitsandbytes run where they are installed (`pip install --no-deps torchao bitsandbytes`); they need no GPU.
+torchao and bitsandbytes need no GPU; `make` puts them into a folder of their own beside the environment.
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +18,11 @@ from numpy.typing import NDArray
 from qcc.ir.format import Format
 from qcc.ir.quantize import quantize
 from qcc.ir.quantized import Quantized
+from tests.ir.foreign_oracles import MICROSCALING
 
 SHAPE = (24, 512)
 Real = NDArray[np.float32]
+NVFP4 = np.random.default_rng(2).standard_normal(SHAPE).astype(np.float32)
 
 
 def weights(seed: int = 0) -> Real:
@@ -54,66 +60,52 @@ def test_nvfp4_of_one_level_decodes_as_gguf_s() -> None:
     np.testing.assert_array_equal(ours.decode(), theirs)
 
 
-@pytest.mark.parametrize(
-    ("element", "theirs"),
-    [
-        ("e4m3", "float8_e4m3fn"),
-        ("e5m2", "float8_e5m2"),
-        ("e2m3", "fp6_e2m3"),
-        ("e3m2", "fp6_e3m2"),
-        ("e2m1", "float4_e2m1fn_x2"),
-    ],
-)
-def test_microscaling_is_torchao_s(element: str, theirs: str) -> None:
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, NDArray[Any]]:
+    """What the other programs gave, in a process of their own."""
+    folder = tmp_path_factory.mktemp("oracles")
+    tensor = quantize(NVFP4, Format.parse("e2m1, e4m3 per 16, f32 per tensor"))
+    np.savez(folder / "in.npz", mx=weights(1), nvfp4=NVFP4, whole=tensor.parts["scale1"].reshape(()), blocks=weights(3))
+    root = Path(__file__).parents[2]
+    path = os.pathsep.join([str(Path(sys.prefix) / "oracles"), str(root)])
+    command = [sys.executable, "-m", "tests.ir.foreign_oracles", str(folder / "in.npz"), str(folder / "out.npz")]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with np.load(folder / "out.npz") as data:
+        return {name: data[name] for name in data}
+
+
+@pytest.mark.parametrize("element", MICROSCALING)
+def test_microscaling_is_torchao_s(element: str, theirs: dict[str, NDArray[Any]]) -> None:
     """Scales by the floor rule of OCP MX 1.0, section 6.3; equal values bit by bit."""
-    import torch
-    from torchao.prototype.mx_formats import mx_tensor as mx
-
     x = weights(1)
-    tensor = mx.MXTensor.to_mx(torch.from_numpy(x), getattr(torch, theirs, theirs), 32)
     ours = quantize(x, Format.parse(f"{element}, e8m0 per 32"))
-    np.testing.assert_array_equal(ours.decode(), tensor.dequantize(torch.float32).numpy())
-    scales = tensor.scale.view(torch.uint8).numpy()
+    np.testing.assert_array_equal(ours.decode(), theirs[f"{element}.values"])
     filled = np.abs(x).reshape(SHAPE[0], -1, 32).max(axis=2) > 0
-    np.testing.assert_array_equal(ours.scale.view(np.uint8)[filled], scales[filled])
+    np.testing.assert_array_equal(ours.scale.view(np.uint8)[filled], theirs[f"{element}.scale"][filled])
 
 
-def test_nvfp4_is_torchao_s() -> None:
+def test_nvfp4_is_torchao_s(theirs: dict[str, NDArray[Any]]) -> None:
     """The same scales; codes but for one in a thousand, since torchao multiplies by a rounded reciprocal."""
-    import torch
-    from torchao.prototype.mx_formats import nvfp4_tensor as nvfp4
-
-    x = np.random.default_rng(2).standard_normal(SHAPE).astype(np.float32)
-    ours = quantize(x, Format.parse("e2m1, e4m3 per 16, f32 per tensor"))
-    whole = torch.from_numpy(ours.parts["scale1"].reshape(()))
-    assert float(whole) == pytest.approx(
-        float(nvfp4.per_tensor_amax_to_scale(torch.from_numpy(np.abs(x)).max())), rel=1e-6
-    )
-    scales, packed = nvfp4.nvfp4_quantize(torch.from_numpy(x), 16, whole)
-    np.testing.assert_array_equal(scales.view(torch.uint8).numpy(), ours.scale.view(np.uint8))
-    low, high = packed.numpy() & 15, packed.numpy() >> 4
-    codes = np.stack([low, high], axis=-1).reshape(SHAPE)
+    ours = quantize(NVFP4, Format.parse("e2m1, e4m3 per 16, f32 per tensor"))
+    assert float(ours.parts["scale1"].reshape(())) == pytest.approx(float(theirs["nvfp4.whole"]), rel=1e-6)
+    np.testing.assert_array_equal(theirs["nvfp4.scale"], ours.scale.view(np.uint8))
+    packed = theirs["nvfp4.packed"]
+    codes = np.stack([packed & 15, packed >> 4], axis=-1).reshape(SHAPE)
     value = Quantized(ours.format, {**ours.parts, "codes": codes})
     assert differing(value.decode(), ours.decode()) < 1e-3
-    theirs = nvfp4.NVFP4Tensor.to_nvfp4(torch.from_numpy(x), per_tensor_scale=whole).dequantize(torch.float32).numpy()
-    np.testing.assert_allclose(value.decode(), theirs, rtol=2e-7)
+    np.testing.assert_allclose(value.decode(), theirs["nvfp4.values"], rtol=2e-7)
 
 
 @pytest.mark.parametrize("element", ["nf4", "fp4"])
-def test_four_bits_are_bitsandbytes(element: str) -> None:
+def test_four_bits_are_bitsandbytes(element: str, theirs: dict[str, NDArray[Any]]) -> None:
     """The same scales and decoded values; codes but for one in a thousand: theirs are cut by rounded thresholds."""
-    import torch
-    from bitsandbytes import functional
-
-    x = weights(3)
-    packed, state = functional.quantize_4bit(torch.from_numpy(x), blocksize=64, quant_type=element)
-    raw = packed.numpy().reshape(-1)
+    raw = theirs[f"{element}.packed"]
     codes = np.stack([raw >> 4, raw & 15], axis=-1).reshape(SHAPE)
     fmt = Format.parse(f"{element}, f32 per 64")
-    value = Quantized.plain(fmt, codes, state.absmax.numpy().reshape(SHAPE[0], -1))
-    theirs = functional.dequantize_4bit(packed, state).numpy()
-    np.testing.assert_array_equal(value.decode(), theirs)
-    ours = quantize(x, fmt)
+    value = Quantized.plain(fmt, codes, theirs[f"{element}.scale"].reshape(SHAPE[0], -1))
+    np.testing.assert_array_equal(value.decode(), theirs[f"{element}.values"])
+    ours = quantize(weights(3), fmt)
     filled = value.scale > 0
     np.testing.assert_array_equal(ours.scale[filled], value.scale[filled])
-    assert differing(ours.decode(), theirs) < 1e-3
+    assert differing(ours.decode(), theirs[f"{element}.values"]) < 1e-3
