@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import BadInput
 from .steps import Scalar, padded
+from .words import words_of
 
 _CHUNK = 1 << 18  # codes merged at a time: the wide temporaries stay in the cache
 
@@ -59,6 +60,10 @@ def pack(codes: NDArray[np.int8] | NDArray[np.uint8], bits: int, layout: Storage
     if codes.dtype.name not in ("int8", "uint8"):
         raise BadInput(f"codes to pack are int8 or uint8, not {codes.dtype}", hint="cast them: one code an element")
     refuse_codes(codes, bits, fill)
+    if (words := words_of(layout, bits)) is not None:
+        flipped = codes.view(np.uint8) ^ np.uint8(layout.xor) if layout.xor else codes.view(np.uint8)
+        slots = words.codes.arrange(flipped, (fill & 255) ^ layout.xor)
+        return words.permute(squeeze(slots, bits)[: slots.size * bits // 8])
     if (planes := layout.bits_first()) is not None:
         slots = planes.arrange(_planes(codes, bits, planes, fill))
         slots = slots ^ np.uint8(layout.xor) if layout.xor else slots  # a plane is already flipped
@@ -80,11 +85,14 @@ def unpack(
             f"takes {-(-slots * width // 8)} bytes of uint8",
             hint="check the shape, the bits and the layout the codes were packed with",
         )
-    codes = spread(data.reshape(-1), width)[:slots]
-    if planes is None:
-        codes = layout.restore(codes, shape)
+    if (words := words_of(layout, bits)) is not None:
+        side_by_side = spread(words.restore(data.reshape(-1)), bits)[: words.codes.size(shape)]
+        codes = words.codes.restore(side_by_side, shape) ^ np.uint8(layout.xor)
+    elif planes is None:
+        codes = layout.restore(spread(data.reshape(-1), width)[:slots], shape)
     else:
-        codes = _joined(planes.restore(codes ^ np.uint8(layout.xor), (bits, *shape))) ^ np.uint8(layout.xor)
+        bits_of = spread(data.reshape(-1), width)[:slots] ^ np.uint8(layout.xor)
+        codes = _joined(planes.restore(bits_of, (bits, *shape))) ^ np.uint8(layout.xor)
     if not signed:
         return codes
     sign = np.uint8(1 << bits - 1)
