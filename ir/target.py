@@ -59,6 +59,8 @@ class Target:
     machine: str = ""
     scheme: str = "W4A16"
     """The scheme that is taken where none is asked for."""
+    keeping_scheme: str = ""
+    """The same for a model whose weights are codes already: it keeps those of 8 bits and less. Empty: `scheme`."""
     fabric: Fabric | None = None
     """None for processors, and for a chip that is not known."""
     gpu: Gpu | None = None
@@ -102,6 +104,7 @@ def load(name: str) -> Target:
         tuple(data.get("isa", ())),
         data.get("cores", 0),
         scheme=data["scheme"],
+        keeping_scheme=data.get("keeping_scheme", ""),
         fabric=fabric,
         gpu=_gpu(data["gpu"]) if "gpu" in data else None,
     )

@@ -83,4 +83,3 @@ def _coarser(layout: Layout, width: int) -> Layout:
     assert last.radix is not None
     digits = (*inner.digits[:-1], Digit(last.name, last.radix // width))
     return replace(layout, dimensions=(*dimensions, Dimension(inner.name, digits)), xor=0)
-

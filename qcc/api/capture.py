@@ -13,7 +13,9 @@ import numpy as np
 from onnx import ModelProto
 
 from qcc.frontend import onnx_file
+from qcc.frontend.language import read_json
 from qcc.frontend.samples import InputSpec, Sample
+from qcc.ir import target as targets
 from qcc.ir import types
 from qcc.ir.errors import BadInput, NotSupported
 from qcc.ir.program import Program
@@ -50,6 +52,21 @@ def capture(model: object, inputs: Any, options: Options, folder: Path) -> Captu
         hint="give the path of an .onnx, .pt2 or .gguf file or of a Hugging Face folder, an onnx.ModelProto, "
         "an ExportedProgram, or an nn.Module with example inputs",
     )
+
+
+def default_scheme(model: object, target: str) -> str:
+    """The scheme of a model that the user named none for: the target's, or the one that keeps codes it has already."""
+    found = targets.load(target)
+    keeps = found.keeping_scheme and is_path(model) and _holds_codes(Path(model))
+    return found.keeping_scheme if keeps else found.scheme
+
+
+def _holds_codes(path: Path) -> bool:
+    """Whether a path is a GGUF file, or a Hugging Face folder whose configuration tells of quantization."""
+    config = path / "config.json"
+    if not config.is_file():
+        return path.suffix == ".gguf"
+    return "quantization_config" in read_json(config)
 
 
 def is_path(model: object) -> TypeGuard[str | os.PathLike[str]]:

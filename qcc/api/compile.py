@@ -26,7 +26,7 @@ from qcc.ir.verify import compare
 from qcc.passes import pipeline, schemes
 
 from . import stages
-from .capture import is_path
+from .capture import default_scheme, is_path
 from .data import described
 from .options import Options, bytes_of
 from .package import package
@@ -64,12 +64,12 @@ def compile(
     """Compile a network to an artifact.
 
     `model` is the path of an `.onnx` or `.pt2` file, an `onnx.ModelProto`, an `ExportedProgram`, or an `nn.Module` with
-    example `inputs` (a tensor, a tuple, or a dict by name). `scheme` is the target's own by default: W4A16 on a CPU,
-    XINT8 on an FPGA. `calibration` is the path of an `.npz` file or of a folder of `.npz` files or images, samples as
-    dicts of arrays, or "random" (only to try speed). `ignore` and `include` are names or `re:...` patterns of nodes or
-    weights. `min_sqnr` (dB) and `max_error` gate the result on its samples. `max_ram` (bytes, or text like "4GiB")
-    bounds the memory that weights take. With `output` the artifact is written there, else it lives in a temporary
-    folder until `save`.
+    example `inputs` (a tensor, a tuple, or a dict by name). `scheme` is the target's own by default: W4A16 on a CPU
+    (W8A8_GROUP for weights that are codes already, which it keeps), XINT8 on an FPGA. `calibration` is the path of an
+    `.npz` file or of a folder of `.npz` files or images, samples as dicts of arrays, or "random" (only to try speed).
+    `ignore` and `include` are names or `re:...` patterns of nodes or weights. `min_sqnr` (dB) and `max_error` gate the
+    result on its samples. `max_ram` (bytes, or text like "4GiB") bounds the memory that weights take. With `output` the
+    artifact is written there, else it lives in a temporary folder until `save`.
 
     Raises `BadInput`, `NotSupported`, `MissingExtra`, or `CheckFailed` where a gate does not hold; nothing is written
     then.
@@ -105,7 +105,7 @@ def plan(model: object, inputs: Any = None, *, progress: Progress | None = None,
         for name, value in (compile.__kwdefaults__ or {}).items()
         if name not in ("output", "force", "progress", "pick")
     }
-    options = _options({**defaults, **options_, "calibration": calibration})
+    options = _options({**defaults, **options_, "model": model, "calibration": calibration})
     with tempfile.TemporaryDirectory(prefix="qcc-") as work:
         state = _quantize(model, inputs, options, calibration, Path(work), progress or Silent())
         target = targets.load(options.target)
@@ -193,6 +193,7 @@ def _options(given: Mapping[str, Any]) -> Options:
     if strange:
         raise TypeError(f"compile() got an unexpected keyword argument {strange[0]!r}")
     values = {k: v for k, v in given.items() if k in known and v is not None}
+    values["scheme"] = given.get("scheme") or default_scheme(given.get("model"), given["target"])
     values["max_ram"] = bytes_of(given.get("max_ram"))
     values["calibration"] = described(given.get("calibration"))
     for name in ("ignore", "include"):

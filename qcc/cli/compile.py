@@ -42,7 +42,10 @@ def command(
     backend: Annotated[str, typer.Option(help="auto, onnxruntime or fpga.")] = "auto",
     scheme: Annotated[
         str | None,
-        typer.Option(help="Formats of weights and activations: `qcc list schemes`. Default: the target's."),
+        typer.Option(
+            help="Formats of weights and activations: `qcc list schemes`. Default: the target's; for weights that are "
+            "codes already, one that keeps them."
+        ),
     ] = None,
     group_size: GroupSize = 0,
     algorithm: Algorithm = "rtn",

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from qcc import api
 from qcc.api import Artifact
+from qcc.api.capture import default_scheme
 from qcc.backends.artifact import read_manifest
 from qcc.ir.errors import BadInput, CheckFailed, NotSupported
 from qcc.ir.kernel_task import Choice, KernelTask
@@ -391,3 +392,15 @@ def test_a_bound_on_memory_changes_no_result(tmp_path: Path) -> None:
 def test_bounds_on_memory_that_cannot_be(size: str, message: str, digits: Path) -> None:
     with pytest.raises(BadInput, match=message):
         api.compile(digits / "digits.onnx", scheme="W8A16", max_ram=size)
+
+
+def test_a_model_of_codes_keeps_them_unless_asked_otherwise(tmp_path: Path) -> None:
+    (tmp_path / "quantized").mkdir()
+    (tmp_path / "quantized" / "config.json").write_text('{"quantization_config": {}}')
+    (tmp_path / "float").mkdir()
+    (tmp_path / "float" / "config.json").write_text("{}")
+    schemes_of = {name: default_scheme(tmp_path / name, "cpu") for name in ("quantized", "float", "a.gguf", "a.onnx")}
+    assert schemes_of == {"quantized": "W8A8_GROUP", "float": "W4A16", "a.gguf": "W8A8_GROUP", "a.onnx": "W4A16"}
+    assert default_scheme("a.gguf", "cuda") == "W8A16"
+    assert default_scheme("a.gguf", "fpga") == "XINT8"
+    assert default_scheme(object(), "cpu") == "W4A16"
