@@ -16,13 +16,14 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from .errors import BadInput
+from .fit_levels import TINY, fit_levels, reduced
 from .format import Format
 from .formats import ElementFamily, load_element
-from .level import Level, holds, spread
+from .kept_values import outliers, pruned, without
+from .level import holds, spread
 from .levels import level_dtype
-from .quantized import Quantized, combined, combined_scale, inner_blocks, inverse_order, outlier_rows, rows_of
+from .quantized import Quantized, combined, combined_scale, inner_blocks, inverse_order, rows_of
 
-_TINY = np.finfo(np.float32).tiny
 _CHUNK = 1 << 18
 """Elements that are worked on at a time where rows, or blocks, are apart: the temporaries stay in the cache."""
 _NARROW = 64
@@ -86,8 +87,8 @@ def _quantize(
         place = tuple(map(int, np.argwhere(~np.isfinite(x))[0]))
         where = (place[0] + first, *place[1:]) if place else ()
         raise BadInput(f"the value at {where} is {x[place]}: it has no code", hint="repair the weights")
-    kept = _outliers(x, fmt, outlier_share)
-    dense = _pruned(_without(x, kept), fmt)
+    kept = outliers(x, fmt, outlier_share)
+    dense = pruned(without(x, kept), fmt)
     parts = {"order": np.arange(x.shape[-1], dtype=np.int32)} if fmt.permuted else {}
     parts |= _parameters(dense, fmt, choose)
     value = encode(dense, Quantized(fmt, parts), rng)
@@ -169,7 +170,7 @@ def by_range(blocks: np.ndarray, fmt: Format, family: ElementFamily) -> Steps:
 def _ocp_scale(peak: np.ndarray, high: float) -> np.ndarray:
     """2^(floor(log2 peak) - floor(log2 high)) for the largest magnitudes of blocks: OCP MX 1.0, 6.3; 1 for nothing."""
     exponent = np.frexp(peak)[1] - 1 - math.floor(math.log2(high))
-    return np.where(peak > _TINY, np.ldexp(1.0, np.clip(exponent, -127, 127)), 1).astype(np.float32)
+    return np.where(peak > TINY, np.ldexp(1.0, np.clip(exponent, -127, 127)), 1).astype(np.float32)
 
 
 def steps_of(low: np.ndarray, high: np.ndarray, fmt: Format, family: ElementFamily) -> Steps:
@@ -187,7 +188,7 @@ def steps_of(low: np.ndarray, high: np.ndarray, fmt: Format, family: ElementFami
         scale = np.maximum(*(v / end if end else v * 0 for v, end in ends))
     shared = len(fmt.scales) > 1 or fmt.mean is not None  # then a 1 would raise what other blocks share
     empty = 1.0 if (family.table == 0).any() and not shared else 0.0  # an element without 0 needs a scale of 0
-    return Steps(np.where(scale > _TINY, scale, empty).astype(np.float32), offset, low.astype(np.float32))
+    return Steps(np.where(scale > TINY, scale, empty).astype(np.float32), offset, low.astype(np.float32))
 
 
 def _parameters(x: np.ndarray, fmt: Format, choose: Choose) -> dict[str, np.ndarray]:
@@ -251,7 +252,7 @@ def _fit_scales(scale: np.ndarray, fmt: Format, family: ElementFamily, shape: tu
     if fmt.mean is None:
         return fit_levels(inner, "scale", fmt.scales, shape, high=family.high)
     units = inner_blocks(fmt.mean, fmt.scale, shape)
-    mean = level_dtype(fmt.mean.dtype).round(_reduced(inner, units, np.mean))
+    mean = level_dtype(fmt.mean.dtype).round(reduced(inner, units, np.mean))
     rest = inner - spread(np.asarray(mean, np.float32), units, inner.shape)
     return {**fit_levels(rest, "scale", fmt.scales, shape, high=family.high), "mean": mean}
 
@@ -268,66 +269,6 @@ def _fit_offset(offset: np.ndarray, fmt: Format, shape: tuple[int, ...]) -> dict
     return fit_levels(inner, fmt.offset.word, fmt.offset.levels, shape, high=None)
 
 
-def fit_levels(
-    wanted: np.ndarray, name: str, levels: tuple[Level, ...], shape: tuple[int, ...], *, high: float | None
-) -> dict[str, np.ndarray]:
-    """Numbers of nested levels whose product is nearest to `wanted` (one for each innermost block), from outside in.
-
-    Where the inner dtype has a largest value, an outer number is what lets its largest inner one just reach it.
-    `high` is the element's largest value, of which powers of two take the exponent (OCP MX 6.3); None: nearest power.
-    """
-    rest = np.asarray(wanted, np.float32)
-    parts: dict[str, np.ndarray] = {}
-    for index in reversed(range(1, len(levels))):
-        units = inner_blocks(levels[index], levels[0], shape)
-        peak = _reduced(np.abs(rest), units, np.max)
-        inside = level_dtype(levels[index - 1].dtype)
-        number = (
-            peak / np.float32(inside.high)
-            if inside.high < 1e30 and inside.bits <= 8 and not _is_power(inside)
-            else peak
-        )
-        number = np.where(number > _TINY, number, np.float32(1))
-        parts[f"{name}{index}"] = _rounded(number, levels[index], f"{name}{index}")
-        held = spread(np.asarray(parts[f"{name}{index}"], np.float32), units, rest.shape)
-        rest = np.where(held == 0, np.float32(0), rest / np.where(held == 0, np.float32(1), held))
-    parts[name] = _powers(rest, levels[0], high) if levels[0].dtype == "e8m0" else _rounded(rest, levels[0], name)
-    return parts
-
-
-def _is_power(dtype: object) -> bool:
-    return getattr(dtype, "name", "") == "e8m0"
-
-
-def _powers(scale: np.ndarray, level: Level, high: float | None) -> np.ndarray:
-    """`e8m0` scales for steps s = max / high: 2^(floor(log2 max) - floor(log2 high))."""
-    if high is None:
-        return level_dtype(level.dtype).round(scale)
-    peak = np.asarray(scale, np.float64) * high
-    exponent = np.frexp(peak)[1] - 1 - math.floor(math.log2(high))
-    return np.ldexp(1.0, np.clip(exponent, -127, 127)).astype(np.float32).astype(level_dtype(level.dtype).numpy)
-
-
-def _rounded(numbers: np.ndarray, level: Level, name: str) -> np.ndarray:
-    dtype = level_dtype(level.dtype)
-    if numbers.size and dtype.bits > 8 and np.abs(numbers).max() > dtype.high:
-        raise BadInput(
-            f"{name} reaches {np.abs(numbers).max():.4g}, which {level.dtype} does not hold",
-            hint="use f32 or bf16 scales",
-        )
-    return dtype.round(np.asarray(numbers, np.float32))
-
-
-def _reduced(numbers: np.ndarray, units: tuple[int, ...], by: Callable[..., np.ndarray]) -> np.ndarray:
-    """Numbers reduced over groups of `units` along each axis; groups at the end may be smaller."""
-    level = Level("f32", units)
-    counts = level.shape_of(numbers.shape)
-    if by is np.max:
-        return level.blocks(numbers).max(axis=1, initial=0).reshape(counts)
-    total = level.blocks(numbers).sum(axis=1).reshape(counts)
-    return total / level.blocks(np.ones_like(numbers)).sum(axis=1).reshape(counts)
-
-
 def _zero_points(low: np.ndarray, scale: np.ndarray, fmt: Format, shape: tuple[int, ...]) -> np.ndarray:
     """The zero point of each of its blocks: what the lowest value there, in steps, needs to become the lowest code."""
     level = fmt.zero_level
@@ -336,55 +277,8 @@ def _zero_points(low: np.ndarray, scale: np.ndarray, fmt: Format, shape: tuple[i
     if level.block != fmt.scale.block:
         if not holds(level.block, fmt.scale.block):
             raise BadInput(f"format {fmt}: to quantize, zero points take whole blocks of scales")
-        steps = _reduced(steps, inner_blocks(level, fmt.scale, shape), np.max)
+        steps = reduced(steps, inner_blocks(level, fmt.scale, shape), np.max)
     zero = np.float32(fmt.family.low) + steps
     dtype = level_dtype(level.dtype)
     zero = np.clip(np.rint(zero), fmt.family.low, fmt.family.high) if dtype.is_integer else zero
     return dtype.round(zero.astype(np.float32)).reshape(level.shape_of(shape))
-
-
-def _outliers(x: np.ndarray, fmt: Format, share: float) -> dict[str, np.ndarray]:
-    """The values to keep, as parts: columns, or single values by row."""
-    if fmt.outliers is None:
-        return {}
-    if x.ndim != 2:
-        raise BadInput(f"format {fmt}: outliers are of matrices, found shape {list(x.shape)}")
-    dtype = level_dtype(fmt.outliers.dtype)
-    if fmt.outliers.columns:
-        count = round(share * x.shape[1])
-        columns = np.sort(np.argsort(-np.abs(x).max(axis=0, initial=0), kind="stable")[:count]).astype(np.int32)
-        return {"outlier_columns": columns, "outlier_values": dtype.round(x[:, columns])}
-    count = round(share * x.size)
-    chosen = np.sort(np.argpartition(-np.abs(x).reshape(-1), count - 1)[:count]) if count else np.zeros(0, np.int64)
-    rows, columns = np.divmod(chosen, max(1, x.shape[1]))
-    start = np.zeros(x.shape[0] + 1, np.int32)
-    np.cumsum(np.bincount(rows, minlength=x.shape[0]), out=start[1:])
-    return {
-        "outlier_start": start,
-        "outlier_columns": columns.astype(np.int32),
-        "outlier_values": dtype.round(x[rows, columns]),
-    }
-
-
-def _without(x: np.ndarray, kept: dict[str, np.ndarray]) -> np.ndarray:
-    """`x` with 0 where a value is kept beside the codes."""
-    if not kept:
-        return x
-    x = np.array(x)
-    if "outlier_start" in kept:
-        x[outlier_rows(kept["outlier_start"]), kept["outlier_columns"]] = 0
-    else:
-        x[:, kept["outlier_columns"]] = 0
-    return x
-
-
-def _pruned(x: np.ndarray, fmt: Format) -> np.ndarray:
-    """`x` with all but the n largest of each m neighbours set to 0; the first ones where equal."""
-    if fmt.sparsity is None:
-        return x
-    n, m = fmt.sparsity
-    groups = Level("f32", (m,)).blocks(x)
-    order = np.argsort(-np.abs(groups), axis=1, kind="stable")
-    groups = np.array(groups)
-    np.put_along_axis(groups, order[:, n:], 0, axis=1)
-    return Level("f32", (m,)).restore(groups, x.shape)
