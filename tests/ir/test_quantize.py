@@ -68,12 +68,10 @@ def range_of(value: Quantized) -> tuple[np.ndarray, np.ndarray]:
     return np.minimum(*ends), np.maximum(*ends)
 
 
-@pytest.mark.parametrize("text", FORMATS)
+@pytest.mark.parametrize("text", [text for text in FORMATS if "sparse" not in text])
 def test_codes_are_those_of_the_nearest_value(text: str) -> None:
     x = normal((3, 70), 5)
     value = quantize(x, Format.parse(text))
-    if value.format.sparsity:
-        pytest.skip("pruned values are not nearest")
     best = np.full(x.shape, np.inf)
     for raw in range(1 << value.format.bits):
         code = raw - (1 << value.format.bits) * (value.format.family.signed and raw >= 1 << (value.format.bits - 1))
