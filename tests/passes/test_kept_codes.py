@@ -11,16 +11,17 @@ from numpy.typing import NDArray
 
 from qcc.backends.onnxruntime.build import build
 from qcc.backends.onnxruntime.run import open_folder
-from qcc.backends.onnxruntime.widen import widen
+from qcc.backends.onnxruntime.widen import widen, widened
 from qcc.ir import target
 from qcc.ir.dialects.q import Quantize, part
 from qcc.ir.execute import run
 from qcc.ir.format import Format
-from qcc.ir.program import Program, StoredCodes
+from qcc.ir.program import Program, StoredCodes, stored_value
 from qcc.ir.quantized import Quantized
 from qcc.ir.verify import compare
 from qcc.passes import pipeline
 from qcc.passes.pipeline import QuantizeOptions
+from tests.ir.formats_of_the_field import random_value
 from tests.networks import names, normal, program, reasons, rewritten
 
 Array = NDArray[Any]
@@ -174,3 +175,34 @@ def test_activations_take_the_groups_of_the_weight_they_meet() -> None:
     assert names(after).count("q.quantize") == len(quantize) == 3
     blocks = [op.results[0].type.format.scale.block for op in quantize]  # type: ignore[attr-defined]
     assert blocks[1] == (16,)
+
+
+@pytest.mark.parametrize(
+    ("text", "wide"),
+    [
+        ("i4, f16 per 32, zero i4", "u4, f32 per 32, zero u4"),
+        ("i3, f32 per 32, zero i3", "u4, f32 per 32, zero u4"),
+        ("i8, f16 per 16, zero i8", "u8, f32 per 16, zero u8"),
+        ("u4, f16 per 32, zero 8", "i4, f32 per 32"),
+        ("u3, f32 per 32, zero 4", "i4, f32 per 32"),
+        ("u8, f16 per 32, zero 128", "i8, f32 per 32"),
+        ("u1, f32 per 32, zero u1", "u2, f32 per 32, zero u2"),
+        ("i6, i8 per 16, f16 per 64", "i8, f32 per 16"),
+        ("u4, u6 per 32, f16 per 64, minus u6 per 32 by f16 per 64", "u4, f32 per 32, minus f32 per 32"),
+        ("u4, f32 per 32, zero 7", "u4, f32 per 32, zero 7"),
+        ("i4, f32 per 32, zero i8", "i4, f32 per 32, zero i8"),
+        ("i4, f16 per 32, permuted", "i4, f16 per 32, permuted"),
+    ],
+)
+def test_what_kernels_read_is_the_same_numbers(text: str, wide: str) -> None:
+    assert str(widened(Format.parse(text))) == wide
+    value = random_value(text, (64, 64), seed=6)
+    before = quantized(layers(StoredCodes(value, "TEST")), "W8A16")
+    after = before.clone()
+    for op in list(after.weight_ops()):
+        if op.weight == "w.q":
+            widen(op, after)
+            stored_value(op, after).check("w")
+            np.testing.assert_array_equal(stored_value(op, after).decode(), value.decode())
+    feeds = {"x": normal(3, 64, seed=5)}
+    np.testing.assert_array_equal(run(after, feeds)["y"], run(before, feeds)["y"])
