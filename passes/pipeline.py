@@ -28,6 +28,7 @@ from .fuse_hard_swish import FuseHardSwish
 from .fuse_rotary import FuseRotary
 from .keep_codes import KeepCodes
 from .merge_duplicates import MergeDuplicates
+from .permute_inputs import PermuteInputs
 from .quantize_activations import QuantizeActivations
 from .quantize_bias import QuantizeBias
 from .quantize_conv import QuantizeConv
@@ -97,6 +98,7 @@ def quantize(options: QuantizeOptions) -> list[Pass]:
         QuantizeConv(o.scheme, o.group_size, o.algorithm, o.ignore, o.include),
         QuantizeEmbedding(o.scheme, o.group_size, o.algorithm, o.ignore, o.include),
         FuseBias(),
+        PermuteInputs(),
         QuantizeActivations(o.scheme, o.group_size, o.observer),
     ]
 

@@ -24,7 +24,8 @@ FILES = sorted(HERE.glob("*.mlir"))
 RUN = re.compile(r"^// RUN: qcc (?P<command>.*?) (?P<both>2>&1 )?\| filecheck %s$", re.MULTILINE)
 
 ELSEWHERE = {
-    "pack_weights": "changes bytes of the store, not IR: tests/ir/test_kernel_task.py",
+    "pack_weights": "changes bytes of the store, not IR: tests/passes/test_pack_weights.py",
+    "permute_inputs": "reads the order of columns in the store: tests/passes/test_permute_inputs.py",
     "quantize_bias": "reads scales from the store: tests/passes/test_fixed_point.py",
     "quantize_fixed_point": "needs statistics from calibration: tests/passes/test_fixed_point.py",
     "smooth_activations": "needs peaks from calibration",
