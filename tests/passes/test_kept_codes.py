@@ -191,7 +191,6 @@ def test_activations_take_the_groups_of_the_weight_they_meet() -> None:
         ("u4, u6 per 32, f16 per 64, minus u6 per 32 by f16 per 64", "u4, f32 per 32, minus f32 per 32"),
         ("u4, f32 per 32, zero 7", "u4, f32 per 32, zero 7"),
         ("i4, f32 per 32, zero i8", "i4, f32 per 32, zero i8"),
-        ("i4, f16 per 32, permuted", "i4, f16 per 32, permuted"),
     ],
 )
 def test_what_kernels_read_is_the_same_numbers(text: str, wide: str) -> None:
