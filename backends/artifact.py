@@ -10,9 +10,8 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
-import shutil
 from collections.abc import Generator
+from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from qcc.ir.errors import BadInput
 
 from .language import LanguageRecord
+from .places import whole_or_absent
 
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
@@ -169,26 +169,8 @@ def writing(destination: Path, *, force: bool) -> Generator[Path]:
 
     `BadInput` where the destination exists and `force` is off, or cannot be written.
     """
-    require_free(destination, force=force)
-    destination = destination.resolve()
-    temporary = destination.parent / f".{destination.name}.{secrets.token_hex(4)}.tmp"
-    missing = [parent for parent in destination.parents if not os.path.exists(parent)]
-    try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        temporary.mkdir()
+    with whole_or_absent(destination, partial(require_free, destination, force=force), is_file=False) as temporary:
         yield temporary
-        require_free(destination, force=force)  # another process may have been quicker
-        replace_folder(temporary, destination)
-    except OSError as error:
-        raise BadInput(
-            f"{destination}: cannot be written: {error.strerror or error}",
-            hint="free some space, or choose another place with -o",
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        for parent in missing:
-            with contextlib.suppress(OSError):  # it is not empty: the artifact is there
-                parent.rmdir()
 
 
 def require_free(destination: Path, *, force: bool) -> None:
@@ -202,19 +184,3 @@ def require_free(destination: Path, *, force: bool) -> None:
         raise BadInput(
             f"{destination} exists and is not an artifact: qcc does not replace it", hint="choose another place with -o"
         )
-
-
-def replace_folder(new: Path, destination: Path) -> None:
-    """Rename `new` to `destination`; an old folder there is moved aside first and back if the rename fails."""
-    if not destination.exists():
-        os.rename(new, destination)
-        return
-    aside = destination.parent / f".{destination.name}.{secrets.token_hex(4)}.old"
-    try:
-        os.rename(destination, aside)
-        os.rename(new, destination)
-    except BaseException:
-        if aside.exists():
-            os.rename(aside, destination)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)

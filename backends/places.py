@@ -1,4 +1,4 @@
-"""Where an export goes: written under another name beside its place and renamed, so that it is whole or absent."""
+"""Where results go: written under another name beside their place and renamed, so that they are whole or absent."""
 
 from __future__ import annotations
 
@@ -6,34 +6,34 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from functools import partial
 from pathlib import Path
 
 from qcc.ir.errors import BadInput
 
-from .artifact import replace_folder
-
 
 @contextlib.contextmanager
-def writing_export(destination: Path, source: Path, *, is_file: bool, force: bool) -> Generator[Path]:
+def whole_or_absent(destination: Path, require_free: Callable[[], None], *, is_file: bool) -> Generator[Path]:
     """A temporary file or folder that takes the place of `destination` when the block ends well, else it vanishes.
 
-    `BadInput` where the destination exists and `force` is off, is the source, or is a folder of something else.
+    `require_free` raises where something stands there that must stay; it is asked before and after. `BadInput` where
+    the place cannot be written.
     """
-    check_free(destination, source, is_file=is_file, force=force)
+    require_free()
     destination = destination.resolve()
     temporary = destination.parent / f".{destination.name}.{secrets.token_hex(4)}.tmp"
-    missing = [parent for parent in destination.parents if not parent.exists()]
+    missing = [parent for parent in destination.parents if not os.path.exists(parent)]
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         if not is_file:
             temporary.mkdir()
         yield temporary
-        check_free(destination, source, is_file=is_file, force=force)  # another process may have been quicker
+        require_free()  # another process may have been quicker
         if is_file:
             os.replace(temporary, destination)
         else:
-            replace_folder(temporary, destination)
+            _replace_folder(temporary, destination)
     except OSError as error:
         raise BadInput(
             f"{destination}: cannot be written: {error.strerror or error}",
@@ -41,10 +41,22 @@ def writing_export(destination: Path, source: Path, *, is_file: bool, force: boo
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is not there, or was a folder
+            temporary.unlink()
         for parent in missing:
-            with contextlib.suppress(OSError):  # it is not empty: the export is there
+            with contextlib.suppress(OSError):  # it is not empty: the result is there
                 parent.rmdir()
+
+
+@contextlib.contextmanager
+def writing_export(destination: Path, source: Path, *, is_file: bool, force: bool) -> Generator[Path]:
+    """`whole_or_absent` for an export of `source`.
+
+    `BadInput` where the destination exists and `force` is off, is the source, or is a folder of something else.
+    """
+    free = partial(check_free, destination, source, is_file=is_file, force=force)
+    with whole_or_absent(destination, free, is_file=is_file) as temporary:
+        yield temporary
 
 
 def check_free(destination: Path, source: Path, *, is_file: bool, force: bool) -> None:
@@ -61,3 +73,19 @@ def check_free(destination: Path, source: Path, *, is_file: bool, force: bool) -
             f"{destination} exists and is no {'file' if is_file else 'model folder'}: qcc does not replace it",
             hint="choose another place with -o",
         )
+
+
+def _replace_folder(new: Path, destination: Path) -> None:
+    """Rename `new` to `destination`; an old folder there is moved aside first and back if the rename fails."""
+    if not destination.exists():
+        os.rename(new, destination)
+        return
+    aside = destination.parent / f".{destination.name}.{secrets.token_hex(4)}.old"
+    try:
+        os.rename(destination, aside)
+        os.rename(new, destination)
+    except BaseException:
+        if aside.exists():
+            os.rename(aside, destination)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
