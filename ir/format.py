@@ -206,6 +206,13 @@ class Format:
         """One value a block of the innermost scale, given back so that it broadcasts against `shape`."""
         return self.scale.spread(per_block, shape)
 
+    def scaled(self, x: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        """`x` in units of the codes for one scale a block, float32 of memory of its own; 0 where the scale is 0."""
+        scale = np.asarray(scale, np.float32)
+        none = scale == 0
+        scaled = x.astype(np.float32, copy=False) / self.spread(np.where(none, np.float32(1), scale), x.shape)
+        return np.where(self.spread(none, x.shape), np.float32(0), scaled) if none.any() else scaled
+
     def encode(
         self,
         x: np.ndarray,
@@ -218,11 +225,7 @@ class Format:
         Error <= scale * half_gap of the element (1/2 for integers) for values that the range holds. A block whose
         scale is 0 takes the codes that are nearest to 0.
         """
-        scale = np.asarray(scale, np.float32)
-        none = scale == 0
-        scaled = x.astype(np.float32, copy=False) / self.spread(np.where(none, np.float32(1), scale), x.shape)
-        if none.any():
-            scaled = np.where(self.spread(none, x.shape), np.float32(0), scaled)
+        scaled = self.scaled(x, scale)
         if zero is not None:
             if rng is None and (self.is_integer and not self.zero_dtype.startswith(("f", "b"))):
                 np.rint(scaled, out=scaled)  # an odd zero point must not turn ties around

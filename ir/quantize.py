@@ -20,7 +20,7 @@ from .fit_levels import TINY, fit_levels, reduced
 from .format import Format
 from .formats import ElementFamily, load_element
 from .kept_values import outliers, pruned, without
-from .level import holds, spread
+from .level import Level, holds, spread
 from .levels import level_dtype
 from .quantized import Quantized, combined, combined_scale, inner_blocks, inverse_order, rows_of
 
@@ -121,40 +121,31 @@ def _encode(x: np.ndarray, held: Quantized, rng: np.random.Generator | None) -> 
 def _codes(
     x: np.ndarray, fmt: Format, scale: np.ndarray | None, held: Quantized, rng: np.random.Generator | None
 ) -> np.ndarray:
-    zero = held.parts.get("zero")
-    if isinstance(fmt.zero, float):
-        scaled = _scaled(x, fmt, scale)
-        return fmt.family.encode(
-            (np.rint(scaled) if fmt.is_integer and rng is None else scaled) + np.float32(fmt.zero), rng
+    scaled, zero = x if scale is None else fmt.scaled(x, scale), fmt.zero
+    if zero is not None:
+        whole = level_dtype(zero.dtype).is_integer if isinstance(zero, Level) else zero % 1 == 0
+        shift = (
+            zero.spread(np.asarray(held.parts["zero"], np.float32), x.shape)
+            if isinstance(zero, Level)
+            else np.float32(zero)
         )
-    if fmt.zero_level is not None and fmt.zero_level.block != fmt.scale.block:
-        shift = fmt.zero_level.spread(np.asarray(zero, np.float32), x.shape)
-        scaled = _scaled(x, fmt, scale)
-        return fmt.family.encode((np.rint(scaled) if fmt.is_integer and rng is None else scaled) + shift, rng)
+        if rng is None and fmt.is_integer and whole:
+            scaled = np.rint(scaled)  # an odd zero point must not turn ties around
+        scaled = scaled + shift
     if fmt.codebook is not None:
         assert fmt.lookup is not None
         table = np.asarray(held.parts["table"], np.float32)
-        blocks = fmt.lookup.blocks(_scaled(x, fmt, scale))
+        blocks = fmt.lookup.blocks(scaled)
         return fmt.lookup.restore(fmt.codebook.encode(blocks, rng, table.reshape(-1, table.shape[-1])), x.shape)
-    if len(fmt.choices) > 1:
-        assert fmt.lookup is not None
-        scaled = _scaled(x, fmt, scale)
-        choice = np.broadcast_to(fmt.lookup.spread(held.parts["choice"], x.shape), x.shape)
-        codes = np.empty(x.shape, np.int8 if fmt.family.signed else np.uint8)
-        for index, family in enumerate(fmt.families):
-            mask = choice == index
-            codes[mask] = family.encode(scaled[mask], rng)
-        return codes
-    assert scale is not None
-    return fmt.encode(x, scale, zero, rng)
-
-
-def _scaled(x: np.ndarray, fmt: Format, scale: np.ndarray | None) -> np.ndarray:
-    """`x` in units of the codes; 0 where the scale is 0."""
-    if scale is None:
-        return x
-    wide = fmt.scale.spread(scale, x.shape)
-    return np.where(wide == 0, np.float32(0), x / np.where(wide == 0, np.float32(1), wide))
+    if len(fmt.choices) == 1:
+        return fmt.family.encode(scaled, rng)
+    assert fmt.lookup is not None
+    choice = np.broadcast_to(fmt.lookup.spread(held.parts["choice"], x.shape), x.shape)
+    codes = np.empty(x.shape, np.int8 if fmt.family.signed else np.uint8)
+    for index, family in enumerate(fmt.families):
+        mask = choice == index
+        codes[mask] = family.encode(scaled[mask], rng)
+    return codes
 
 
 def by_range(blocks: np.ndarray, fmt: Format, family: ElementFamily) -> Steps:
@@ -205,7 +196,7 @@ def _parameters(x: np.ndarray, fmt: Format, choose: Choose) -> dict[str, np.ndar
     if fmt.zero_level is not None:
         parts["zero"] = _zero_points(steps.low.reshape(scale.shape), scale, fmt, x.shape)
     if fmt.family.trained:
-        parts["table"] = _table(_scaled(x, fmt, scale), fmt)
+        parts["table"] = _table(fmt.scaled(x, scale), fmt)
     return parts
 
 

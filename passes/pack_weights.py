@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from qcc.ir.dialects.q import Weight, part
-from qcc.ir.format import Format
-from qcc.ir.formats import load_element
 from qcc.ir.layout import AnyLayout, Layout, Record, pack
 from qcc.ir.layout.bits import refuse_codes
 from qcc.ir.program import INDEX, Program, index_bits, stored_value
@@ -60,7 +58,7 @@ def _pack(op: Weight, type_: QuantizedType, layout: AnyLayout | Record, program:
         store[part(op.weight, "index")] = pack(index, index_bits(fmt), INDEX)
     store[codes] = pack_rows(dense, fmt.bits, layout)
     if op.zero_layout is not None and store[zero].shape == fmt.scale_shape(type_.shape):
-        store[zero] = pack(store[zero], zero_bits(fmt), op.zero_layout)
+        store[zero] = pack(store[zero], part_bits(fmt)["zero"], op.zero_layout)
 
 
 def pack_rows(codes: np.ndarray, bits: int, layout: AnyLayout) -> np.ndarray:
@@ -104,8 +102,3 @@ def pack_record(value: Quantized, record: Record) -> np.ndarray:
     if rows >= value.shape[0] or not apart or first.digits[0].radix or record.outer[0] != first.digits[0].name:
         return record.pack(dict(value.parts), bits, value.shape)
     return np.concatenate([record.pack(dict(some.parts), bits, some.shape) for _, some in value.chunks(rows)])
-
-
-def zero_bits(fmt: Format) -> int:
-    """Bits of a zero point."""
-    return load_element(fmt.zero_dtype).bits

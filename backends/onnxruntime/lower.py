@@ -69,7 +69,6 @@ class Lowering:
     def __init__(self, program: Program) -> None:
         self.program = program
         self._codes: dict[SSAValue, SSAValue] = {}
-        self._decoded: dict[SSAValue, SSAValue] = {}
         self.fuses = any(isinstance(op, Quantize) and op.slot(1) is not None for op in program.module.walk())
         """Whether activations have calibrated scales: QuantizeLinear nodes, with which ONNX Runtime fuses others."""
 
