@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ._frame import DebugFlag, JsonFlag, QuietFlag, Screen
+
+if TYPE_CHECKING:
+    from qcc.backends.native.host_limits import HostLimits
 
 _WHAT = ("targets", "schemes", "formats", "algorithms", "observers", "passes", "kernels", "layouts")
 
@@ -17,7 +20,7 @@ def command(
         str, typer.Argument(help="targets, schemes, formats, algorithms, observers, passes, kernels or layouts.")
     ],
     probe: Annotated[
-        bool, typer.Option("--probe", help="With targets: measure the forms of the installed runtime on this host.")
+        bool, typer.Option("--probe", help="With targets: measure this host, and the forms of its runtime.")
     ] = False,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -39,15 +42,48 @@ def command(
         _print(screen, ("scheme", "bits", "its weights, as a format is written"), written)
         result["written"] = [{"name": n, "bits_per_weight": float(bits), "format": text} for n, bits, text in written]
     if probe:
-        from qcc.backends.onnxruntime.speed import measured
-        from qcc.ir import target
-
-        forms = measured(target.load("cpu").machine).forms
-        screen.console.print("\n[dim]ONNX Runtime, one row of activations, picoseconds a weight on one thread[/dim]")
-        for name, cost in sorted(forms.items(), key=lambda item: item[1]):
-            screen.console.print(f"  {name:34} {cost * 1e9:9.1f}")
-        result["onnxruntime_ps_per_weight"] = {name: round(cost * 1e9, 2) for name, cost in forms.items()}
+        result.update(_measure(screen))
     screen.result(result)
+
+
+def _measure(screen: Screen) -> dict[str, Any]:
+    """Show what this host does at most; kept in the cache, so that only the first time takes seconds."""
+    from dataclasses import asdict
+
+    from qcc.backends.native.probe import measured as measured_host
+    from qcc.backends.onnxruntime.speed import measured
+    from qcc.ir import target
+
+    host = target.load("cpu")
+    forms = measured(host.machine).forms
+    screen.console.print("\n[dim]ONNX Runtime, one row of activations, picoseconds a weight on one thread[/dim]")
+    for name, cost in sorted(forms.items(), key=lambda item: item[1]):
+        screen.console.print(f"  {name:34} {cost * 1e9:9.1f}")
+    limits = measured_host(host, screen.stage)
+    _print_limits(screen, limits)
+    return {
+        "onnxruntime_ps_per_weight": {name: round(cost * 1e9, 2) for name, cost in forms.items()},
+        "host": asdict(limits),
+    }
+
+
+def _print_limits(screen: Screen, limits: HostLimits) -> None:
+    every = f"{limits.cores} thread{'s' if limits.cores > 1 else ''}"
+    buffer = f"{limits.buffer_bytes >> 20} MiB"
+    screen.console.print(f"\n{limits.machine}, {limits.cores} cores, {limits.compiler}\n", style="dim", markup=False)
+    reads = [(str(r.threads), f"{r.gb_s:.1f}", str(r.form)) for r in limits.reads]
+    _print(screen, ("threads", "GB/s", f"read from {buffer} of memory"), reads)
+    screen.console.print()
+    caches = [
+        (c.name, f"{c.bytes >> 10} KiB", f"{c.line_bytes} B", str(c.shared_by), f"{c.gb_s:.0f}", f"{c.gb_s_all:.0f}")
+        for c in limits.caches
+    ]
+    _print(screen, ("cache", "size", "line", "shared by", "GB/s, 1 thread", f"GB/s, {every}"), caches)
+    screen.console.print()
+    dots = [(d.name, d.unit, f"{d.rate:.0f}", f"{d.rate_all:.0f}", d.summary) for d in limits.dots]
+    _print(screen, ("dot product", "unit", "1 thread", every, ""), dots)
+    if not limits.quiet:
+        screen.console.print("\nother processes took the cores meanwhile: this is not kept, measure again without them")
 
 
 def _print(screen: Screen, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

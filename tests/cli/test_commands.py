@@ -205,10 +205,12 @@ def test_list(what: str, qcc: Command) -> None:
     assert all(row["name"] in done.err for row in rows)
 
 
+@pytest.mark.slow
 def test_list_probe_measures_the_runtime(qcc: Command) -> None:
     done = qcc("list", "targets", "--probe", "--json")
     assert done.code == 0
     assert done.json["onnxruntime_ps_per_weight"]["float"] > 0
+    assert done.json["host"]["reads"][0]["gb_s"] > 0
 
 
 def test_opt_runs_passes_over_a_model_and_over_text(

@@ -1,0 +1,1 @@
+"""Kernels generated for one operation, shape, format and processor: C with intrinsics, compiled when first used."""

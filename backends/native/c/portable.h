@@ -1,0 +1,141 @@
+/* The vocabulary of kernels in the vector extensions of gcc and clang, which every processor they know gets. */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+#define EACH(n) _Pragma("GCC unroll 16") for (int i = 0; i < (n); i++)
+
+/* Four vectors of 16 bytes, which is what the least processor with vectors has. */
+typedef uint8_t byte16 __attribute__((vector_size(16)));
+typedef int16_t half8 __attribute__((vector_size(16)));
+typedef int32_t int4 __attribute__((vector_size(16)));
+typedef float float4 __attribute__((vector_size(16)));
+typedef struct { byte16 v[4]; } bytes64;
+typedef struct { int4 v[4]; } ints;
+typedef struct { float4 v[4]; } floats;
+
+INLINE void prefetch(const void *p) { __builtin_prefetch(p); }
+INLINE void prefetch_far(const void *p) { __builtin_prefetch(p, 0, 2); }
+
+/* Bytes */
+INLINE bytes64 load_bytes(const void *p) { bytes64 v; memcpy(&v, p, 64); return v; }
+INLINE void store_bytes(void *p, bytes64 v) { memcpy(p, &v, 64); }
+INLINE bytes64 set_bytes(int value) { bytes64 v; memset(&v, value, 64); return v; }
+/* (v >> count) & mask in every byte; whole lanes are shifted, and the mask drops what came from the next byte */
+INLINE bytes64 field(bytes64 v, int count, int mask) {
+    EACH(4) v.v[i] = (byte16)((int4)v.v[i] >> count) & (uint8_t)mask;
+    return v;
+}
+/* low | the bits of `mask` in v shifted: left where count is positive, right where it is negative */
+INLINE bytes64 merge(bytes64 low, bytes64 v, int count, int mask) {
+    EACH(4) {
+        int4 moved = count > 0 ? (int4)v.v[i] << count : (int4)v.v[i] >> -count;
+        low.v[i] |= (byte16)moved & (uint8_t)mask;
+    }
+    return low;
+}
+/* value in the bytes whose bit is set in the 64 bits at p, 0 in the others */
+INLINE bytes64 plane(const void *p, int value) {
+    const byte16 one = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
+    const uint8_t *bits = p;
+    bytes64 v;
+    EACH(4) {
+        const uint8_t a = bits[2 * i], b = bits[2 * i + 1];
+        const byte16 spread = {a, a, a, a, a, a, a, a, b, b, b, b, b, b, b, b};
+        v.v[i] = (byte16)((spread & one) == one) & (uint8_t)value;
+    }
+    return v;
+}
+/* v + value in the bytes whose bit is set in the 64 bits at p */
+INLINE bytes64 add_plane(bytes64 v, const void *p, int value) {
+    const bytes64 set = plane(p, value);
+    EACH(4) v.v[i] += set.v[i];
+    return v;
+}
+/* table[code], of 16 bytes for codes of up to 4 bits, else of 2^bits bytes */
+INLINE bytes64 lookup(bytes64 codes, const uint8_t *table, int bits) {
+    (void)bits;
+    EACH(4) for (int j = 0; j < 16; j++) codes.v[i][j] = table[codes.v[i][j]];
+    return codes;
+}
+
+/* Lanes of 32 bits */
+INLINE ints set_ints(int32_t value) { ints v; EACH(4) v.v[i] = (int4){value, value, value, value}; return v; }
+INLINE ints zero_ints(void) { return set_ints(0); }
+INLINE ints load_ints(const void *p) { ints v; memcpy(&v, p, 64); return v; }
+INLINE ints load_u8(const void *p) {
+    const uint8_t *b = p;
+    ints v;
+    EACH(4) v.v[i] = (int4){b[4 * i], b[4 * i + 1], b[4 * i + 2], b[4 * i + 3]};
+    return v;
+}
+INLINE ints load_i8(const void *p) {
+    const int8_t *b = p;
+    ints v;
+    EACH(4) v.v[i] = (int4){b[4 * i], b[4 * i + 1], b[4 * i + 2], b[4 * i + 3]};
+    return v;
+}
+INLINE ints add_ints(ints a, ints b) { EACH(4) a.v[i] += b.v[i]; return a; }
+INLINE ints mul_ints(ints a, ints b) { EACH(4) a.v[i] *= b.v[i]; return a; }
+/* Four neighbouring activations in every lane */
+INLINE ints spread4(const int8_t *x) { int32_t four; memcpy(&four, x, 4); return set_ints(four); }
+/* acc + four products in every lane: unsigned bytes of w times signed bytes of x, as halves of 16 bits, which hold
+   255 * 128 */
+INLINE ints dot(ints acc, bytes64 w, ints x) {
+    EACH(4) {
+        const half8 even = (half8)w.v[i] & 255, odd = (half8)((int4)w.v[i] >> 8) & 255;
+        const half8 a = even * ((half8)x.v[i] << 8 >> 8), b = odd * ((half8)x.v[i] >> 8);
+        acc.v[i] += (((int4)a << 16 >> 16) + ((int4)a >> 16)) + (((int4)b << 16 >> 16) + ((int4)b >> 16));
+    }
+    return acc;
+}
+INLINE ints dot_wide(ints acc, bytes64 w, ints x) { return dot(acc, w, x); }
+
+/* Floats */
+INLINE floats set_floats(float value) { floats v; EACH(4) v.v[i] = (float4){value, value, value, value}; return v; }
+INLINE floats zero_floats(void) { return set_floats(0); }
+INLINE floats to_floats(ints a) { floats v; EACH(4) v.v[i] = __builtin_convertvector(a.v[i], float4); return v; }
+INLINE floats mul(floats a, floats b) { EACH(4) a.v[i] *= b.v[i]; return a; }
+INLINE floats add(floats a, floats b) { EACH(4) a.v[i] += b.v[i]; return a; }
+INLINE floats fma_(floats a, floats b, floats c) { EACH(4) c.v[i] += a.v[i] * b.v[i]; return c; }
+INLINE float from_bits(uint32_t bits) { float v; memcpy(&v, &bits, 4); return v; }
+INLINE floats load_f32(const void *p) { floats v; memcpy(&v, p, 64); return v; }
+INLINE float half_value(uint16_t h) {
+    uint32_t sign = (uint32_t)(h & 0x8000) << 16, rest = (uint32_t)(h & 0x7fff);
+    if (rest >= 0x7c00) return from_bits(sign | 0x7f800000 | (rest & 0x3ff) << 13);
+    float magnitude = rest >= 0x400 ? from_bits((rest << 13) + (112u << 23)) : (float)rest * 0x1p-24f;
+    return sign ? -magnitude : magnitude;
+}
+INLINE floats load_f16(const void *p) {
+    floats v;
+    uint16_t half[16];
+    memcpy(half, p, 32);
+    EACH(16) v.v[i / 4][i % 4] = half_value(half[i]);
+    return v;
+}
+INLINE floats load_bf16(const void *p) {
+    floats v;
+    uint16_t half[16];
+    memcpy(half, p, 32);
+    EACH(16) v.v[i / 4][i % 4] = from_bits((uint32_t)half[i] << 16);
+    return v;
+}
+INLINE floats load_e8m0(const void *p) {
+    floats v;
+    EACH(16) { uint8_t e = ((const uint8_t *)p)[i]; v.v[i / 4][i % 4] = e ? from_bits((uint32_t)e << 23) : 0x1p-127f; }
+    return v;
+}
+/* e4m3 is float16 shifted by its exponent bias: 2^8 times the same bits one place up */
+INLINE floats load_e4m3(const void *p) {
+    floats v;
+    EACH(16) { uint16_t c = ((const uint8_t *)p)[i]; v.v[i / 4][i % 4] = 256.0f * half_value((uint16_t)((c & 0x80) << 8 | (c & 0x7f) << 7)); }
+    return v;
+}
+/* The first `count` of 16 numbers */
+INLINE floats load_some(const float *p, int count) {
+    floats v = zero_floats();
+    memcpy(&v, p, sizeof(float) * (size_t)(count < 16 ? count : 16));
+    return v;
+}
+INLINE void store_floats(float *p, floats v, int count) { memcpy(p, &v, sizeof(float) * (size_t)(count < 16 ? count : 16)); }

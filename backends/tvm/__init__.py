@@ -1,0 +1,1 @@
+"""Kernels as TVM's TIR, compiled by the LLVM inside TVM: the portable form, for hosts without a C compiler."""
