@@ -14,7 +14,7 @@ import pytest
 
 START_LIMIT_SECONDS = 0.5
 LINKED = ("autotune", "backends", "frontend", "ir", "passes")
-SHIPPED_SUFFIXES = (".py", ".toml", ".mlir", ".css", ".js")
+SHIPPED_SUFFIXES = (".py", ".toml", ".mlir", ".css", ".js", ".h", ".c")
 
 TORCH_FREE_HELP = """
 import sys
