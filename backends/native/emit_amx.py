@@ -291,42 +291,56 @@ class Tiling:
         yield "}"
 
     def _flush(self) -> Iterator[str]:
-        """`flush`: adds the sums of the groups of a strip to its results."""
-        spec, levels, names = self.text.spec, self.text.levels, self.numbers
-        starts = not self.signed and (self._zero is not None or spec.offset != 0)
+        """`flush`: adds the sums of the groups of a strip to its results; numbers of the groups stay in registers."""
+        for groups in range(1, self.batch + 1):
+            yield f"static void flush_{groups}(const strip *s) {{"
+            for b in range(groups):
+                for lane in range(self.lanes):
+                    for index, name in enumerate(self.numbers):
+                        at = f"s->numbers + {b * len(self.numbers) + index} * BLOCK_ROWS + {ROWS * lane}"
+                        kind, load = ("ints", "load_ints") if name == "zero" else ("floats", "load_f32")
+                        yield f"    const {kind} {name}_{b}_{lane} = {load}({at});"
+            yield "    for (long i = 0; i < s->tiles; i++) {"
+            yield "        const uint8_t *x = s->x[i];"
+            yield "        const int32_t *sums = s->sums + i * (256 * LANES * LEVELS);"
+            yield "        float *results = s->results + i * 16 * BLOCK_ROWS;"
+            yield "        const long g = s->g;"
+            yield "        (void)g;"
+            yield "        for (long m = 0; m < 16; m++, x += ROW_BYTES, sums += 16, results += BLOCK_ROWS) {"
+            for lane in range(self.lanes):
+                yield f"            floats y_{lane} = load_f32(results + {ROWS * lane});"
+            for b in range(groups):
+                for lane in range(self.lanes):
+                    yield from indent(3, self._add(b, lane))
+            for lane in range(self.lanes):
+                yield f"            store_floats(results + {ROWS * lane}, y_{lane}, 16);"
+            yield "        }"
+            yield "    }"
+            yield "}"
         yield "static void flush(const strip *s) {"
-        yield "    for (long i = 0; i < s->tiles * 16; i++) {"
-        yield "        const uint8_t *x = s->x[i / 16] + i % 16 * ROW_BYTES;"
-        yield "        const int32_t *sums = s->sums + i / 16 * (256 * LANES * LEVELS) + i % 16 * 16;"
-        yield "        const float *numbers = s->numbers;"
-        yield "        (void)x, (void)numbers;"
-        yield "        float *results = s->results + i * BLOCK_ROWS;"
-        for lane in range(self.lanes):
-            yield f"        floats y_{lane} = load_f32(results + {ROWS * lane});"
-        yield "        for (long g = s->g; g < s->g + s->groups; g++) {"
-        for lane in range(self.lanes):
-            at = {name: f"numbers + {names.index(name)} * BLOCK_ROWS + {ROWS * lane}" for name in names}
-            for level in range(levels):
-                value = f"load_ints(sums + {256 * (lane * levels + level)})"
-                if starts and level < spec.activation.parts:
-                    start = f"set_ints(STARTS(x, {level})[g])"
-                    start = f"mul_ints({start}, load_ints({at['zero']}))" if self._zero else start
-                    value = f"add_ints({value}, {start})"
-                yield f"            floats v_{lane}_{level} = to_floats({value});"
-            whole = f"v_{lane}_0"
-            for level in range(1, levels):
-                whole = f"fma_({whole}, set_floats(256), v_{lane}_{level})"
-            by = [f"load_f32({at['scale']})"] if "scale" in names else []
-            by += ["set_floats(SCALES(x)[g])"] if spec.activation.grouped else []
-            factor = f"mul({', '.join(by)})" if len(by) == 2 else "".join(by)
-            yield f"            y_{lane} = " + (
-                f"fma_({whole}, {factor}, y_{lane});" if by else f"add({whole}, y_{lane});"
-            )
-            if "low" in names:
-                yield f"            y_{lane} = fma_(load_f32({at['low']}), set_floats(TOTALS(x)[g]), y_{lane});"
-        yield "            sums += 256 * TILES * LANES * LEVELS, numbers += NUMBERS * BLOCK_ROWS;"
-        yield "        }"
-        for lane in range(self.lanes):
-            yield f"        store_floats(results + {ROWS * lane}, y_{lane}, 16);"
+        yield "    switch (s->groups) {"
+        yield from (f"    case {groups}: flush_{groups}(s); break;" for groups in range(1, self.batch + 1))
         yield "    }"
         yield "}"
+
+    def _add(self, b: int, lane: int) -> Iterator[str]:
+        """Group `b` of a strip, 16 results of one row of activations: the sums of all significances, scaled."""
+        spec, levels, name = self.text.spec, self.text.levels, f"{b}_{lane}"
+        starts = not self.signed and (self._zero is not None or spec.offset != 0)
+        values = list[str]()
+        for level in range(levels):
+            value = f"load_ints(sums + {256 * (b * self.sums + lane * levels + level)})"
+            if starts and level < spec.activation.parts:
+                start = f"set_ints(STARTS(x, {level})[g + {b}])"
+                start = f"mul_ints({start}, zero_{name})" if self._zero else start
+                value = f"add_ints({value}, {start})"
+            values.append(f"to_floats({value})")
+        whole = values[0]
+        for value in values[1:]:
+            whole = f"fma_({whole}, set_floats(256), {value})"
+        by = [f"scale_{name}"] if "scale" in self.numbers else []
+        by += [f"set_floats(SCALES(x)[g + {b}])"] if spec.activation.grouped else []
+        factor = f"mul({', '.join(by)})" if len(by) == 2 else "".join(by)
+        yield f"y_{lane} = " + (f"fma_({whole}, {factor}, y_{lane});" if by else f"add({whole}, y_{lane});")
+        if "low" in self.numbers:
+            yield f"y_{lane} = fma_(low_{name}, set_floats(TOTALS(x)[g + {b}]), y_{lane});"
