@@ -18,7 +18,6 @@ from .codebook_spec import (
     LIMIT,
     CodebookSchedule,
     CodebookSpec,
-    check_schedule,
     default_schedule,
     storage,
 )
@@ -77,7 +76,8 @@ def build(spec: CodebookSpec, isa: Isa, schedule: CodebookSchedule | None = None
 def generate(spec: CodebookSpec, isa: Isa, schedule: CodebookSchedule | None = None) -> CodebookText:
     """The C text of the kernel. `BadInput` for a schedule outside its range."""
     schedule = schedule or default_schedule(spec, isa)
-    check_schedule(spec, schedule, isa)
+    if schedule.tile < 1:
+        raise BadInput(f"tiles of {schedule.tile} rows of activations", hint="from 1 on")
     stored = storage(spec, schedule)
     return CodebookText(spec, isa, schedule, stored, Workspace(stored.columns, spec.activation.parts, 1, False))
 

@@ -1,13 +1,15 @@
 """What a kernel for trained codebooks computes, and where its bits lie: rows along k, their tables beside them.
 
-    n(n1 n0:R) k(k1 k0:64) e(e0:16) -> {n1 k1 n0 {codes k0}; n1 n0 {high e0; low e0}; step n1 n0}
+    n(n1 v2:2) k(k1 v1:2 v0:2 k0:64) e(e4:16) -> {n1 k1 {codes v1 v0 k0 v2}; n1 v2 {high e4; low e4}; step n1 v2}
 
 Every row has a table of its own, so a vector holds 64 neighbours of one row, and is multiplied with the 64 activations
 beside them. A value is `step * (256 * (high - 128) + low)`: 16 bits with a step for each row, so that its rounding
 error is at most 1/65534 of the largest value of its row.
 
-Nested codes (Any-Precision LLM) lie in planes, the most significant first, `span` blocks of rows in a plane. Reading b
-bits touches b planes and the table for b bits: one packed copy serves every precision.
+A *chunk* is 8 such vectors, of `rows` rows: the fewest whose bits fill registers. A field of w bits of its codes is w
+registers; the one that holds vector v is v mod w, and there it is the (v / w)th field of every byte. Fields of 8, 4, 2
+and 1 bits make up a code. Nested codes (Any-Precision LLM) are single bits instead, each a plane of the whole weight,
+the most significant first: reading b bits touches b planes and the table for b bits, and one copy serves all.
 """
 
 from __future__ import annotations
@@ -15,9 +17,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
 
-from qcc.ir.errors import BadInput, NotSupported
+from qcc.ir.errors import BadInput
 from qcc.ir.formats import TrainedFamily
 from qcc.ir.formats.nested import Nested
 from qcc.ir.layout import Record
@@ -25,14 +26,16 @@ from qcc.ir.layout import Record
 from .isa import Isa
 from .lattice import Lattice
 from .linear_spec import LinearSpec, Schedule
-from .storage import Cell, Field, Storage, cell
+from .storage import Cell, Field, Storage
 
 COLUMNS = 64
 """Codes of a row that a vector holds."""
+VECTORS = 8
+"""Vectors of a chunk."""
 LIMIT = 32767
 """The largest whole number of a value."""
-LARGEST = ((1 << 31) - 1) // (128 * 128 + 255 * 128)
-"""K at which both products of a high and a low byte still fit an int32, of 16-bit activations."""
+LARGEST = ((1 << 31) - 1) // (255 * 128 + 255 * 127)
+"""K at which a high byte times a low one of 16-bit activations, and a low one times a high one, still fit an int32."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,10 @@ class CodebookSpec(LinearSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        book = self.weight.codebook
-        if self.precision and not isinstance(book, Nested):
+        if self.precision and not isinstance(self.book, Nested):
             raise BadInput(f"codes of {self.weight.element} have one precision, not {self.precision} bits")
-        if self.precision and isinstance(book, Nested):
-            book.at(self.precision)
+        if self.precision and isinstance(self.book, Nested):
+            self.book.at(self.precision)
 
     def __str__(self) -> str:
         return super().__str__() + (f" at {self.precision} bits" if self.precision else "")
@@ -65,14 +67,14 @@ class CodebookSpec(LinearSpec):
         return self.precision or self.weight.bits
 
     @property
-    def precisions(self) -> range:
-        """Bits of the codes that tables are packed for."""
-        return range(self.book.least if isinstance(self.book, Nested) else self.weight.bits, self.weight.bits + 1)
-
-    @property
     def nested(self) -> bool:
         """Whether the upper bits of the codes are codes of their own."""
         return isinstance(self.book, Nested)
+
+    @property
+    def precisions(self) -> range:
+        """Bits of the codes that tables are packed for."""
+        return range(self.book.least if isinstance(self.book, Nested) else self.weight.bits, self.weight.bits + 1)
 
     @cached_property
     def lattice(self) -> Lattice:
@@ -108,39 +110,41 @@ class CodebookSpec(LinearSpec):
 
 @dataclass(frozen=True)
 class CodebookSchedule(Schedule):
-    """The parameters of the generator: `unpack`, `rows` and `span` decide where bits lie, the others only speed."""
+    """The parameters of the generator: `rows` decides where bits lie, `prefetch` and `tile` change only speed."""
 
-    tile: int = 8
+    unpack: str = "fields"
     rows: int = 2
-    """Rows in a block, whose codes lie beside each other."""
-    span: int = 8
-    """Blocks whose planes of nested codes lie together; 0 for all blocks of the weight."""
+    """Rows of a chunk: 1, 2, 4 or 8. Columns are padded to a multiple of 512 / rows."""
 
     def __str__(self) -> str:
-        ahead = f" prefetch {self.prefetch}" if self.prefetch else ""
-        shape = f"{self.rows} rows, {self.streams} streams{ahead}, span {self.span}"
-        return f"{shape}, {self.unpack} x{self.unroll}, tile {self.tile}"
+        ahead = f", prefetch {self.prefetch}" if self.prefetch else ""
+        return f"{self.rows} rows{ahead}, tile {self.tile}"
 
 
 def default_schedule(spec: CodebookSpec, isa: Isa) -> CodebookSchedule:
-    """The schedule that is taken where nothing was measured. Where bits lie does not depend on the precision."""
-    return CodebookSchedule(streams=1 if spec.nested else 2, unpack=unpacks(spec, isa)[0])
-
-
-def unpacks(spec: CodebookSpec, isa: Isa) -> list[str]:
-    """How the codes can be stored for an instruction set, the preferred one first."""
-    if spec.nested:
-        return ["planes"]
-    dense = isa.has("avx512vbmi") and spec.weight.bits not in (2, 4, 8)
-    return ["dense", "split"] if dense else ["split"]
+    """What read memory fastest on AMD Zen 4, with more rows where columns would need much padding. Where bits lie
+    does not depend on the precision."""
+    rows = next((r for r in (2, 4) if 16 * (padded(spec.k, r) - spec.k) <= spec.k), 8)
+    return CodebookSchedule(rows=rows, prefetch=1024 if spec.nested else 256, tile=tile_of(spec, isa, rows))
 
 
 def space(spec: CodebookSpec, isa: Isa) -> Iterator[CodebookSchedule]:
     """Every schedule that is worth a trial."""
-    spans = (1, 8, 64, 0) if spec.nested else (1,)
-    for unpack, rows, streams, ahead, span in product(unpacks(spec, isa), (1, 2, 4), (1, 2, 4), (0, 512, 1024), spans):
-        if rows * streams <= 4 and rows <= spec.n:
-            yield CodebookSchedule(1, streams, ahead, unpack, 4, 8, rows, span)
+    for rows in (1, 2, 4, 8):
+        for ahead in (0, 512, 1024, 2048):
+            yield CodebookSchedule(rows=rows, prefetch=ahead, tile=tile_of(spec, isa, rows))
+
+
+def tile_of(spec: CodebookSpec, isa: Isa, rows: int) -> int:
+    """As many rows of activations as leave the sums of a tile in registers, and a few in any case."""
+    least = 2 if isa.sums > 8 else 4
+    return max(least, min(8, isa.sums // (rows * (1 + spec.activation.parts))))
+
+
+def padded(k: int, rows: int) -> int:
+    """K with the padding of chunks of `rows` rows."""
+    columns = VECTORS // rows * COLUMNS
+    return -(-k // columns) * columns
 
 
 @dataclass(frozen=True)
@@ -149,9 +153,7 @@ class CodebookStorage(Storage):
 
     spec: CodebookSpec
     block: int
-    """Rows in a block."""
-    span: int
-    """Blocks whose planes lie together."""
+    """Rows of a chunk."""
 
     @property
     def rows(self) -> int:
@@ -160,35 +162,29 @@ class CodebookStorage(Storage):
 
     @property
     def cells(self) -> int:
-        """Cells along a row: vectors hold 64 neighbours of it."""
-        return self.columns // (COLUMNS * self.cell.quads)
+        """Chunks of a block."""
+        return self.columns * self.block // (VECTORS * COLUMNS)
 
     @property
     def padded_rows(self) -> int:
         """N with its padding."""
-        whole = self.block * self.span
-        return -(-self.n // whole) * whole
+        return self.blocks * self.block
 
     @property
-    def stride(self) -> int:
-        """Bytes from the cell of a row to that of the next row of its block."""
-        return COLUMNS // 8 if self.spec.nested else self.cell.bytes
+    def chunk_bytes(self) -> int:
+        """Bytes from a chunk to the next: of all its bits, or of one plane where these lie apart."""
+        return VECTORS * COLUMNS // 8 * (1 if self.spec.nested else self.spec.bits)
 
     @property
-    def piece_bytes(self) -> int:
-        """Bytes of the codes of a block, or of one plane of them where planes lie apart."""
-        return self.cells * self.block * self.stride
-
-    @property
-    def span_bytes(self) -> int:
-        """Bytes of the codes of a span of blocks, all planes of them."""
-        return self.span * self.piece_bytes * (self.spec.weight.bits if self.spec.nested else 1)
+    def block_bytes(self) -> int:
+        """Bytes of the codes of a block, or of one plane of them."""
+        return self.cells * self.chunk_bytes
 
     @property
     def tables(self) -> int:
         """Where the tables for the bits that are read begin: uint8 [rows, high and low, 2^bits]."""
-        at = self.padded_rows // (self.block * self.span) * self.span_bytes
-        return at + sum(self._table_bytes(bits) for bits in self.spec.precisions if bits < self.spec.bits)
+        below = (bits for bits in self.spec.precisions if bits < self.spec.bits)
+        return self.all_codes + sum(map(self._table_bytes, below))
 
     @property
     def steps(self) -> int:
@@ -196,10 +192,14 @@ class CodebookStorage(Storage):
         return self.tables + self.padded_rows * (2 << self.spec.bits)
 
     @property
+    def all_codes(self) -> int:
+        """Bytes of the codes."""
+        return self.padded_rows * self.columns * self.spec.weight.bits // 8
+
+    @property
     def bytes(self) -> int:
         """Bytes of the packed weight."""
-        at = self.padded_rows // (self.block * self.span) * self.span_bytes
-        return at + sum(map(self._table_bytes, self.spec.precisions))
+        return self.all_codes + sum(map(self._table_bytes, self.spec.precisions))
 
     @property
     def read_bytes(self) -> int:
@@ -211,57 +211,38 @@ class CodebookStorage(Storage):
 
 
 def storage(spec: CodebookSpec, schedule: CodebookSchedule) -> CodebookStorage:
-    """Where the packed bits lie, the same for all precisions."""
-    n, k, rows = spec.n, spec.k, schedule.rows
-    blocks = -(-n // rows)
-    span = min(schedule.span or blocks, blocks) if spec.nested else 1
+    """Where the packed bits lie, the same for all precisions. `BadInput` for rows that make no chunk."""
+    if schedule.rows not in (1, 2, 4, 8):
+        raise BadInput(f"chunks of {schedule.rows} rows", hint="1, 2, 4 or 8")
+    columns, blocks = padded(spec.k, schedule.rows), -(-spec.n // schedule.rows)
+    plane = blocks * schedule.rows * columns // 8
+    of_rows = schedule.rows.bit_length() - 1
+    vectors = ["v2", "v1", "v0"]  # the digits of a vector's place in its chunk: of rows, then of columns
     if spec.nested:
-        columns = -(-k // COLUMNS) * COLUMNS
-        plane = span * rows * columns // 8
-        read = tuple(Field(spec.bits - 1 - p, 1, plane * p) for p in range(spec.bits))
-        piece, digits = Cell("planes", spec.bits, 1, read), ""
-        planes = (f"codes[{p}:{p + 1}] n1 k1 n0 k0" for p in reversed(range(spec.weight.bits)))
-        codes, outer = f"n2 {{{'; '.join(planes)}}}", f"n2 n1:{span}"
-        every = "n2 n1 n0"
+        stored = [(bit, 1) for bit in reversed(range(spec.weight.bits))]
+        read = tuple(Field(bit, 1, (spec.bits - 1 - bit) * plane) for bit in range(spec.bits))
     else:
-        piece = cell(spec.weight.bits, schedule.unpack)
-        columns = -(-k // (COLUMNS * piece.quads)) * COLUMNS * piece.quads
-        digits = {1: "", 2: " q0:2", 4: " q1:2 q0:2"}[piece.quads]
-        codes, outer, every = f"n1 k1 n0 {{{_items(piece)}}}", "n1", "n1 n0"
-    names = entry_digits(spec)
-    tables = [
-        f"{every} {{high{bits} {entries}; low{bits} {entries}}}; step{bits} {every}"
-        for bits, entries in zip(spec.precisions, (" ".join(names[: i + 1]) for i in range(len(names))), strict=True)
-    ]
-    of = " ".join(f"{name}:{2 if i else 1 << spec.precisions[0]}" for i, name in enumerate(names))
-    text = f"n({outer} n0:{rows}) k(k1{digits} k0:{COLUMNS}) e({of}) -> {{{'; '.join([codes, *tables])}}}"
-    return CodebookStorage(n, k, piece, 1, columns, 1, 1, (), (), Record.parse(text), spec, rows, span)
+        stored, at = list[tuple[int, int]](), 0
+        for width in (width for width in (8, 4, 2, 1) if spec.bits & width):
+            stored.append((at, width))
+            at += width
+        read = tuple(Field(low, width, COLUMNS * low) for low, width in stored)
+    items = [_item(low, width, vectors, "n1 k1 " if spec.nested else "") for low, width in stored]
+    codes = "; ".join(items) if spec.nested else f"n1 k1 {{{'; '.join(items)}}}"
+    row, entries, tables = " ".join(["n1", *vectors[:of_rows]]), list[str](), list[str]()
+    for bits in spec.precisions:  # an entry of a table counts the bits of the least precision, then one more for each
+        entries.append(f"e{bits}")
+        of = " ".join(entries)
+        tables.append(f"{row} {{high{bits} {of}; low{bits} {of}}}; step{bits} {row}")
+    of_n, of_k = (" ".join(f"{name}:2" for name in names) for names in (vectors[:of_rows], vectors[of_rows:]))
+    of_e = " ".join(f"{name}:{2 if i else 1 << spec.precisions[0]}" for i, name in enumerate(entries))
+    text = f"n(n1 {of_n}) k(k1 {of_k} k0:{COLUMNS}) e({of_e}) -> {{{'; '.join([codes, *tables])}}}"
+    cell = Cell("fields", spec.bits, VECTORS, read)
+    return CodebookStorage(spec.n, spec.k, cell, 1, columns, 1, 1, (), (), Record.parse(text), spec, schedule.rows)
 
 
-def entry_digits(spec: CodebookSpec) -> list[str]:
-    """The digits of the entries of the largest table: those of the least precision, then a bit for each further one."""
-    return [f"e{bits}" for bits in spec.precisions]
-
-
-def _items(piece: Cell) -> str:
-    """The fields of a cell as items of a record: 64 neighbours of a row, in each of its vectors."""
-    quads = {1: [], 2: ["q0"], 4: ["q1", "q0"]}[piece.quads]
-    if piece.unpack == "dense":
-        return " ".join(["codes", *quads, "k0"])
-    items: list[str] = []
-    for field in piece.fields:
-        inside = {8: 0, 4: 1, 2: 2, 1: 0}[field.width]  # digits of the vectors that share a byte
-        apart, beside = (quads[:-inside], quads[-inside:]) if inside else (quads, [])
-        items.append(" ".join([f"codes[{field.low}:{field.low + field.width}]", *apart, "k0", *beside]))
-    return "; ".join(items)
-
-
-def check_schedule(spec: CodebookSpec, schedule: CodebookSchedule, isa: Isa) -> None:
-    """`BadInput` or `NotSupported` for a schedule that cannot be generated."""
-    if schedule.rows not in (1, 2, 4, 8) or schedule.span < 0 or schedule.streams < 1 or schedule.tile < 1:
-        raise BadInput(f"schedule {schedule}", hint="1, 2, 4 or 8 rows; streams and tile from 1")
-    if schedule.unpack not in unpacks(spec, isa):
-        raise NotSupported(
-            f"{isa.name} does not unpack {schedule.unpack} codes of {spec.weight.element}",
-            hint=f"one of: {', '.join(unpacks(spec, isa))}",
-        )
+def _item(low: int, width: int, vectors: list[str], outer: str) -> str:
+    """A field of the codes of a chunk as an item of a record: registers, bytes, and the fields of a byte."""
+    registers = width.bit_length() - 1
+    digits = " ".join([*vectors[3 - registers :], "k0", *vectors[: 3 - registers]])
+    return f"codes[{low}:{low + width}] {outer}{digits}"
