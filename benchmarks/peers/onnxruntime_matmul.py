@@ -61,7 +61,7 @@ def make(name: str, problem: Problem) -> Peer:
     bound = []
     for first in range(0, copies, products):
         model = _model(form, problem, packed, scales, range(first, first + products))
-        session = InferenceSession(model, _options(form, problem.threads), providers=["CPUExecutionProvider"])
+        session = InferenceSession(model, options_for(problem.threads, form.lut), providers=["CPUExecutionProvider"])
         binding = session.io_binding()
         binding.bind_ortvalue_input("x", x)
         for i, output in enumerate(outputs):
@@ -84,13 +84,14 @@ def make(name: str, problem: Problem) -> Peer:
     return Peer(name, problem, bytes_per_copy, copies, products, run, result, decode)
 
 
-def _options(form: Form, threads: int) -> SessionOptions:
+def options_for(threads: int, lut: bool = False) -> SessionOptions:
+    """Threads that spin as long as it pays and then sleep."""
     options = SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "1")
     options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_MICROSECONDS))
-    if form.lut:
+    if lut:
         options.add_session_config_entry("mlas.use_lut_gemm", "1")
     return options
 
