@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers import Peer, Problem, peers_of, time_peers
-from qcc.backends.native import isa, linear, probe
+from qcc.backends.native import isa, linear, memory, probe
 from qcc.backends.native.linear_spec import Activation, LinearSpec
 from qcc.ir import target
 from qcc.ir.format import Format
@@ -100,7 +100,7 @@ def ours(name: str, weight: Quantized, activation: Activation, problem: Problem,
 
 def _copy(packed: linear.Packed) -> linear.Packed:
     """The same numbers in memory of their own."""
-    data = linear.aligned(packed.bytes + linear.READ_AHEAD)[: packed.bytes]
+    data = memory.aligned(packed.bytes + memory.READ_AHEAD)[: packed.bytes]
     data[:] = packed.data
     return linear.Packed(data, packed.alpha)
 

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from qcc.api.bench import interleave, summarize
-from qcc.backends.native import compile, isa, linear, probe
+from qcc.backends.native import compile, isa, linear, memory, probe
 from qcc.backends.native.linear import LinearKernel, Packed
 from qcc.backends.native.linear_spec import Activation, LinearSpec
 from qcc.backends.tvm import linear as tir
@@ -122,7 +122,7 @@ def first(n: int, copies: int, rounds: int) -> dict[str, Any]:
     packed = kernel.pack(weight)
     places = [copy_of(packed).data for _ in range(copies)]
     x = np.random.default_rng(1).standard_normal((1, K), np.float32)
-    row, ours, theirs = linear.aligned(kernel.workspace.bytes), np.zeros(n, np.float32), np.zeros(n, np.float32)
+    row, ours, theirs = memory.aligned(kernel.workspace.bytes), np.zeros(n, np.float32), np.zeros(n, np.float32)
     address = ctypes.c_void_p
     library.qcc_prepare(address(x.ctypes.data), ctypes.c_long(1), address(row.ctypes.data))
     library.qcc_blocks.argtypes = [*[address] * 4, ctypes.c_long, ctypes.c_float, address, *[ctypes.c_long] * 2]
@@ -244,7 +244,7 @@ def made(spec: LinearSpec) -> Quantized:
 
 def copy_of(packed: Packed) -> Packed:
     """The same numbers in memory of their own."""
-    data = linear.aligned(packed.bytes + linear.READ_AHEAD)[: packed.bytes]
+    data = memory.aligned(packed.bytes + memory.READ_AHEAD)[: packed.bytes]
     data[:] = packed.data
     return Packed(data, packed.alpha)
 

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from qcc.api.bench import interleave, summarize
-from qcc.backends.native import compile, isa, linear, lut, probe
+from qcc.backends.native import compile, isa, linear, lut, memory, probe
 from qcc.backends.native.isa import Isa
 from qcc.backends.native.linear import Packed
 from qcc.backends.native.linear_spec import Activation, LinearSpec, Schedule, tile_of
@@ -40,7 +40,7 @@ CACHED, REPEAT = (640, 2048), 20
 LARGE = ((4096, 4096), (14336, 4096))
 DOTS = ((1, 4), (2, 2), (2, 4), (4, 2))
 """Vectors of 16 rows and streams."""
-LOOKUPS = tuple(Schedule(lut.VECTORS, streams) for streams in (1, 2, 4))
+LOOKUPS = tuple(Schedule(lut.VECTORS, streams, unpack="lookup", tile=1) for streams in (1, 2, 4))
 
 
 class Encoded(Isa):
@@ -81,7 +81,7 @@ def row(fmt: str, shape: tuple[int, int], isa_: Isa, m: int, rounds: int, cached
     kernels = {
         f"dot {each.vectors}x{each.streams}t{each.tile}": linear.build(spec, isa_, each) for each in dots(spec, isa_, m)
     }
-    kernels |= {f"lookup {each.streams}": lut.build(spec, isa_, each) for each in LOOKUPS}
+    kernels |= {f"lookup {each.streams}": linear.build(spec, isa_, each) for each in LOOKUPS}
     results = {name: kernel(x, kernel.pack(weight)) for name, kernel in kernels.items()}
     first = next(iter(results.values()))
     for name, y in results.items():
@@ -147,7 +147,7 @@ def all_of(calls: list[linear.Call]) -> Callable[[], None]:
 
 def copy_of(packed: Packed) -> Packed:
     """The same numbers in memory of their own."""
-    data = linear.aligned(packed.bytes + linear.READ_AHEAD)[: packed.bytes]
+    data = memory.aligned(packed.bytes + memory.READ_AHEAD)[: packed.bytes]
     data[:] = packed.data
     return Packed(data, packed.alpha)
 

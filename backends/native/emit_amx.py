@@ -25,12 +25,6 @@ from .emit_linear import LinearText
 from .isa import C_FOLDER
 from .storage import ROWS, Place
 
-PANEL = 16384
-"""Bytes of a chunk that is unpacked: a third of a first cache of 48 KiB, as sums and activations take the others."""
-MOST_TILES = 16
-"""Tiles of activations whose results are kept for a block; more of them are multiplied in several passes."""
-BATCH = 2
-"""Groups whose sums are taken from memory together."""
 REGISTERS = 8
 TILE_BYTES = 1024
 SHAPES = ((2, 2), (2, 1), (1, 2), (1, 1))
@@ -81,7 +75,7 @@ class Tiling:
         steps = -(-s.group // 64)
         cells = -(-s.cells // steps)
         depth = cells * s.cell.columns
-        fit = max(1, PANEL // (depth * s.rows * parts))
+        fit = max(1, text.schedule.panel // (depth * s.rows * parts))
         if steps > fit:
             return Tiling(text, tiles, lanes, depth, steps, fit, 1)
         return Tiling(text, tiles, lanes, depth, steps, steps, min(s.groups * s.supers, fit // steps))
@@ -114,7 +108,7 @@ class Tiling:
     @property
     def batch(self) -> int:
         """Groups whose sums are taken from memory together."""
-        return min(BATCH, self.groups_at_once)
+        return min(self.text.schedule.batch, self.groups_at_once)
 
     @property
     def sums(self) -> int:
@@ -126,7 +120,7 @@ class Tiling:
         """Places for the sums of a strip: that multiplied and that before; all where sums are carried."""
         if self.steps_at_once == self.steps:
             return 2
-        return -(-MOST_TILES // self.tiles) * (self.text.storage.vectors // self.lanes)
+        return -(-self.text.schedule.most_tiles // self.tiles) * (self.text.storage.vectors // self.lanes)
 
     @property
     def places(self) -> tuple[int, int, int, int]:
@@ -134,7 +128,7 @@ class Tiling:
         codes = self.groups_at_once * self.steps_at_once * self.depth // 4 * self.quad_bytes
         sums = codes + self.groups_at_once * len(self.numbers) * self.text.storage.rows * 4
         results = sums + self.slots * self.batch * self.sums * TILE_BYTES
-        return codes, sums, results, results + MOST_TILES * 16 * self.text.storage.rows * 4
+        return codes, sums, results, results + self.text.schedule.most_tiles * 16 * self.text.storage.rows * 4
 
     @property
     def bytes(self) -> int:
@@ -147,7 +141,7 @@ class Tiling:
         whole = self.steps_at_once == self.steps
         values = {
             "TILES": self.tiles,
-            "MOST_TILES": MOST_TILES,
+            "MOST_TILES": self.text.schedule.most_tiles,
             "VECTORS": s.vectors,
             "LANES": self.lanes,
             "LEVELS": self.text.levels,

@@ -19,12 +19,9 @@ from dataclasses import dataclass
 from .emit_group import GroupEnd, factor, indent, read_number
 from .emit_linear import LinearText, Workspace
 from .isa import C_FOLDER
+from .lut import VECTORS
 from .storage import ROWS, Place
 
-VECTORS = 4
-"""Vectors of 16 rows in a block: a register, or a pair of them, holds one choice of 64 rows."""
-CELL_COLUMNS = 8
-"""Columns of a byte of choices."""
 LOOKUPS = 8
 """Lookups whose halves, of 5 bits, a byte can sum."""
 BIAS = 512

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,11 @@ from qcc.ir.quantized import Quantized
 from . import compile, isa
 from .emit_amx import TiledText
 from .emit_linear import LinearText, Workspace
-from .isa import C_FOLDER, Isa
-from .linear_spec import LinearSpec, Schedule, default_schedule
-
-ALIGNMENT = 64
-READ_AHEAD = 64
-"""Bytes behind a packed weight that a kernel may read."""
+from .emit_lut import LookupText, LookupWorkspace
+from .isa import Isa
+from .linear_spec import LinearSpec, Schedule, check_schedule, default_schedule
+from .memory import ALIGNMENT, READ_AHEAD, aligned
+from .pool import launcher
 
 
 @dataclass(frozen=True)
@@ -168,28 +167,16 @@ def build(spec: LinearSpec, isa: Isa, schedule: Schedule | None = None) -> Linea
 
 
 def generate(spec: LinearSpec, isa: Isa, schedule: Schedule | None = None) -> LinearText:
-    """The C text of the kernel."""
+    """The C text of the kernel, by dot products or table lookup. Errors as of `check_schedule`."""
     schedule = schedule or default_schedule(spec, isa)
+    check_schedule(spec, isa, schedule)
     stored = spec.storage(schedule)
-    grouped = spec.activation.grouped and stored.groups * stored.supers > 1
-    work = Workspace(stored.columns, spec.activation.parts, stored.groups * stored.supers, grouped)
+    groups = stored.groups * stored.supers
+    sizes = stored.columns, spec.activation.parts, groups, spec.activation.grouped and groups > 1
+    if schedule.unpack == "lookup":
+        return LookupText(spec, isa, schedule, stored, LookupWorkspace(*sizes))
     text = TiledText if isa.has("amx_tile") else LinearText
-    return text(spec, isa, schedule, stored, work)
-
-
-@cache
-def launcher() -> int:
-    """The address of `qcc_launch`, the one pool of threads of the process."""
-    library = compile.load(compile.compile_c((C_FOLDER / "pool.c").read_text()))
-    address = ctypes.cast(library.qcc_launch, ctypes.c_void_p).value
-    assert address is not None
-    return address
-
-
-def aligned(size: int) -> np.ndarray:
-    """uint8 [size], zeros, at a multiple of 64 bytes."""
-    raw = np.zeros(size + ALIGNMENT, np.uint8)
-    return raw[-raw.ctypes.data % ALIGNMENT :][:size]
+    return text(spec, isa, schedule, stored, Workspace(*sizes))
 
 
 def _stored(numbers: np.ndarray, dtype: str) -> np.ndarray:

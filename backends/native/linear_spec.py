@@ -20,6 +20,7 @@ from qcc.ir.format import Format
 from qcc.ir.level import Level
 from qcc.ir.levels import level_dtype
 
+from . import lut
 from .isa import Isa
 from .lattice import Lattice, lattice_of
 from .storage import ROWS, Storage, cell, storage
@@ -111,6 +112,8 @@ class LinearSpec:
 
     def storage(self, schedule: Schedule) -> Storage:
         """Where the packed bits lie."""
+        if schedule.unpack == "lookup":
+            return lut.storage(self)
         return storage(self.n, self.k, self.weight, self.lattice.flip, schedule.unpack, schedule.vectors)
 
     def _obstacle(self) -> str:
@@ -181,19 +184,41 @@ class Schedule:
     prefetch: int = 0
     """Bytes that a prefetch runs ahead of each stream; 0 leaves it to the processor."""
     unpack: str = "split"
+    """How codes are stored and taken apart (`storage.UNPACKS`), or `lookup`: they choose sums from tables (`lut`)."""
     unroll: int = 4
     """Cells whose code is written out in the loop."""
     tile: int = 6
     """Rows of activations that are multiplied at once; many rows are split into tiles of equal size."""
+    panel: int = 16384
+    """Of int8 tiles: bytes that are unpacked at once, a third of a first cache of 48 KiB."""
+    batch: int = 2
+    """Of int8 tiles: groups whose sums are taken from memory together."""
+    most_tiles: int = 16
+    """Of int8 tiles: those of activations whose results are kept for a block; more take several passes."""
 
     def __str__(self) -> str:
         ahead = f" prefetch {self.prefetch}" if self.prefetch else ""
         shape = f"{self.vectors}x16 rows, {self.streams} streams{ahead}"
-        return f"{shape}, {self.unpack} x{self.unroll}, tile {self.tile}"
+        tiles = f", panel {self.panel} x{self.batch}, {self.most_tiles} tiles" if self.of_tiles != _TILES else ""
+        return f"{shape}, {self.unpack} x{self.unroll}, tile {self.tile}{tiles}"
+
+    @property
+    def of_tiles(self) -> tuple[int, int, int]:
+        """What only int8 tiles have."""
+        return self.panel, self.batch, self.most_tiles
+
+
+_TILES = Schedule().of_tiles
 
 
 def default_schedule(spec: LinearSpec, isa: Isa) -> Schedule:
-    """The schedule that is taken where nothing was measured: what read memory fastest on AMD Zen 4."""
+    """The schedule that is taken where nothing was measured: what read memory fastest on AMD Zen 4.
+
+    It is chosen for one row of activations. Table lookup, where that pays, serves any number of them one by one: eight
+    and more take up to 1.5 times what they take by dot products, but for AVX2, where they take no longer.
+    """
+    if lut.pays(spec, isa):
+        return Schedule(lut.VECTORS, 4 if spec.n >= 1024 else 1, unpack="lookup", tile=1)
     unpack = unpacks(spec, isa)[0]
     if isa.sums <= 8 or spec.n <= ROWS:
         return Schedule(1, unpack=unpack, tile=tile_of(spec, isa, 1))
@@ -204,7 +229,7 @@ def default_schedule(spec: LinearSpec, isa: Isa) -> Schedule:
 
 
 def unpacks(spec: LinearSpec, isa: Isa) -> list[str]:
-    """How the codes can be stored for an instruction set, the preferred one first."""
+    """How codes can be stored for the dot products of an instruction set, the preferred way first."""
     shape = (spec.n, spec.k)
     widths = [level.block_of(shape)[1] for level in spec.levels.values()]
     group = min(widths, default=spec.k)
@@ -217,12 +242,41 @@ def unpacks(spec: LinearSpec, isa: Isa) -> list[str]:
     return fits
 
 
+def check_schedule(spec: LinearSpec, isa: Isa, schedule: Schedule) -> None:
+    """`NotSupported` for lookups where there are none; `BadInput` for parameters out of range or without effect."""
+    for name in ("vectors", "streams", "unroll", "tile", "panel", "batch", "most_tiles"):
+        if getattr(schedule, name) < 1:
+            raise BadInput(f"a schedule with {name} = {getattr(schedule, name)}", hint="from 1 on")
+    if schedule.unpack == "lookup":
+        if reason := lut.obstacle(spec, isa):
+            raise NotSupported(f"no kernel by table lookup for {spec} on {isa.name}: {reason}")
+        if (schedule.vectors, schedule.tile) != (lut.VECTORS, 1):
+            raise BadInput(f"lookups with {schedule}", hint=f"{lut.VECTORS} vectors, and tiles of 1 row")
+    if not isa.has("amx_tile") and schedule.of_tiles != _TILES:
+        raise BadInput(
+            f"{isa.name} has no int8 tiles: {schedule}", hint="leave panel, batch and most_tiles as they are"
+        )
+
+
 def space(spec: LinearSpec, isa: Isa) -> Iterator[Schedule]:
-    """Every schedule that can be generated for an operation."""
-    vectors = [v for v in (1, 2, 4) if v == 1 or 16 * (v // 2) < spec.n]
-    for v, streams, ahead, unpack in product(vectors, (1, 2, 4), (0, 512, 1024, 2048), unpacks(spec, isa)):
-        if v * streams <= 8:
-            yield Schedule(v, streams, ahead, unpack, 4, tile_of(spec, isa, v))
+    """Every schedule that is worth measuring for an operation.
+
+    Streams and prefetches matter to one row of activations, what int8 tiles have to 16 and more: either varies alone.
+    """
+    most = 8 if isa.needs else 2  # without intrinsics, more vectors at once are slower, and compile for up to 9 s
+    vectors = [v for v in (1, 2, 4) if v <= most and (v == 1 or ROWS * (v // 2) < spec.n)]
+    for v, unpack in product(vectors, unpacks(spec, isa)):
+        tile = tile_of(spec, isa, v)
+        for streams, ahead in product((1, 2, 4), (0, 512, 1024, 2048)):
+            if v * streams <= most:
+                yield Schedule(v, streams, ahead, unpack, tile=tile)
+        for panel, batch, tiles in product((8192, 16384, 32768), (1, 2, 4), (8, 16, 32)) if isa.has("amx_tile") else ():
+            if (panel, batch, tiles) != _TILES:
+                yield Schedule(
+                    v, min(4, most // v), 1024, unpack, tile=tile, panel=panel, batch=batch, most_tiles=tiles
+                )
+    for streams, ahead in product((1, 2, 4), (0, 1024)) if not lut.obstacle(spec, isa) else ():
+        yield Schedule(lut.VECTORS, streams, ahead, "lookup", tile=1)
 
 
 def tile_of(spec: LinearSpec, isa: Isa, vectors: int) -> int:

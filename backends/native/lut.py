@@ -1,7 +1,8 @@
-"""A linear operation by table lookup: `build(spec, isa) -> LinearKernel`, for codes of 1 to 4 bits.
+"""Where a linear operation is computed by table lookup, and how its weight then lies: codes of 1 to 4 bits.
 
 It computes what the kernels by dot products do, from the same rounded activations, to the same bits. It needs no
-multiplication, so it is what a processor without a wide dot product takes for the fewest bits (decision 0020).
+multiplication, so it is what a processor without a wide dot product takes for the fewest bits (decision 0020). It is a
+schedule as others are: `linear.build(spec, isa, Schedule(4, unpack="lookup", tile=1))`.
 
     n(n3 n2:4 n1:4 n0:4) k(k3 k2 q0:2 k0:4) -> n3 k3 {k2 {codes[p:p+1] n1 n2 n0 q0 k0 for each bit p}; scale n2 n1 n0}
 """
@@ -9,36 +10,25 @@ multiplication, so it is what a processor without a wide dot product takes for t
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from qcc.ir.errors import NotSupported
 from qcc.ir.layout import Record
 
-from .emit_lut import CELL_COLUMNS, VECTORS, LookupText, LookupWorkspace
 from .isa import Isa
-from .linear import LinearKernel
-from .linear_spec import LinearSpec, Schedule
 from .storage import ROWS, Cell, Field, Place, Storage
 
+if TYPE_CHECKING:
+    from .linear_spec import LinearSpec
+
+VECTORS = 4
+"""Vectors of 16 rows in a block: a register, or a pair of them, holds one choice of 64 rows."""
+CELL_COLUMNS = 8
+"""Columns of a byte of choices."""
 MOST_BITS = 4
+FEWEST_ROWS = 256
+"""Rows of a weight from which on the tables of a row of activations pay."""
 HEADERS = ("avx2.h", "avx512.h")
 """Headers whose instruction sets look up 16 bytes of a table at once."""
-
-
-def build(spec: LinearSpec, isa: Isa, schedule: Schedule | None = None) -> LinearKernel:
-    """The kernel, generated and compiled; `NotSupported` where `obstacle` gives a reason or this host lacks `isa`."""
-    return LinearKernel(generate(spec, isa, schedule))
-
-
-def generate(spec: LinearSpec, isa: Isa, schedule: Schedule | None = None) -> LookupText:
-    """The C text of the kernel. Of the schedule, `streams` and `prefetch` are free."""
-    if reason := obstacle(spec, isa):
-        raise NotSupported(f"no kernel by table lookup for {spec} on {isa.name}: {reason}")
-    streams, ahead = (schedule.streams, schedule.prefetch) if schedule else (4 if spec.n >= 1024 else 1, 0)
-    chosen = Schedule(VECTORS, streams, ahead, "lookup", 1, 1)
-    stored = storage(spec)
-    groups = stored.groups * stored.supers
-    work = LookupWorkspace(stored.columns, spec.activation.parts, groups, spec.activation.grouped and groups > 1)
-    return LookupText(spec, isa, chosen, stored, work)
 
 
 def obstacle(spec: LinearSpec, isa: Isa) -> str:
@@ -59,15 +49,19 @@ def obstacle(spec: LinearSpec, isa: Isa) -> str:
 
 
 def pays(spec: LinearSpec, isa: Isa) -> bool:
-    """Whether few rows of activations took less time by lookups than by dot products where both were measured.
+    """Whether one row of activations took less time by lookups than by dot products where both were measured.
 
-    The share of a plane of bits is constant, that of a dot product falls with the width of the instruction.
+    Lookups cost as much for every plane of bits and byte of activations; dot products cost less the wider the
+    instruction, and less for the second byte, whose weights are unpacked already. Few rows do not pay for tables.
     """
-    if obstacle(spec, isa):
+    if obstacle(spec, isa) or spec.n < FEWEST_ROWS:
         return False
+    bits, one_byte = spec.weight.bits, spec.activation.parts == 1
     if isa.header == "avx512.h":
-        return spec.weight.bits == 1
-    return spec.weight.bits in ((1, 3) if isa.wide else (1, 2, 3))
+        return bits == 1 and one_byte
+    if isa.wide:
+        return bits == 1 or (bits == 3 and one_byte)
+    return bits <= 3
 
 
 def storage(spec: LinearSpec) -> Storage:

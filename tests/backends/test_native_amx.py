@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qcc.backends.native import compile, isa, linear
-from qcc.backends.native.emit_amx import MOST_TILES, TiledText, Tiling
+from qcc.backends.native import compile, isa, linear, memory
+from qcc.backends.native.emit_amx import TiledText, Tiling
 from qcc.backends.native.isa import Isa
 from qcc.backends.native.linear import LinearKernel
-from qcc.backends.native.linear_spec import Activation, Schedule
+from qcc.backends.native.linear_spec import Activation, Schedule, space
 from qcc.ir import target
-from qcc.ir.errors import NotSupported
+from qcc.ir.errors import BadInput, NotSupported
 from qcc.ir.quantized import Quantized
 from qcc.ir.target import Target
 from tests.backends.native_oracle import Case, check, rough_activations, weights
@@ -143,11 +143,43 @@ def test_the_largest_sums_are_exact(fmt: str, code: int, value: int, m: int) -> 
 @needs_vectors
 def test_many_rows_take_several_passes_and_few_take_none() -> None:
     case = CASES["zero points in the panel"]
-    kernel, most = built(case), 16 * MOST_TILES
+    kernel, most = built(case), 16 * schedule().most_tiles
     check(case, kernel, (most, most + 1, 2 * most + 40))
     before = products(kernel)
     check(case, kernel, (1, 15))
     assert products(kernel) == before
+
+
+OTHER_TILES = {
+    "one step, one group": (schedule(), {"panel": 1, "batch": 1, "most_tiles": 1}),
+    "a small panel": (schedule(4), {"panel": 4096, "batch": 4, "most_tiles": 3}),
+    "a large panel": (schedule(), {"panel": 32768, "batch": 3, "most_tiles": 32}),
+}
+
+
+@needs_vectors
+@pytest.mark.parametrize("name", OTHER_TILES)
+@pytest.mark.parametrize("fmt", ["i4, f16 per 32", "u8, f32 per *", "u4, f16 per 96, minus f16 per 96"])
+def test_tiles_of_other_schedules(fmt: str, name: str) -> None:
+    """Chunks of a panel, groups at once and passes over tiles do not change a bit."""
+    how, other = OTHER_TILES[name]
+    case = Case(fmt, 83, 700, A8, "amx", replace(how, **other))
+    check(case, built(case), (16, 33, 100))
+    weight = weights(case.spec.weight, (83, 700), "random", False, np.random.default_rng(3))
+    x, usual = rough_activations(70, 700, np.random.default_rng(4)), built(replace(case, schedule=how))
+    np.testing.assert_array_equal(built(case)(x, built(case).pack(weight)), usual(x, usual.pack(weight)))
+
+
+def test_schedules_of_tiles_are_offered_where_there_are_tiles() -> None:
+    spec, usual = CASES["four bits"].spec, schedule().of_tiles
+    on_tiles, on_vectors = ([s.of_tiles for s in space(spec, known)] for known in (AMX, VECTORS))
+    assert usual in on_tiles and len(set(on_tiles)) == 27
+    assert set(on_vectors) == {usual}
+    for other in ({"panel": 8192}, {"batch": 1}, {"most_tiles": 8}):
+        text = linear.generate(spec, AMX, replace(schedule(), **other))
+        assert isinstance(text, TiledText) and text.text() != linear.generate(spec, AMX, schedule()).text()
+        with pytest.raises(BadInput, match="no int8 tiles"):
+            linear.generate(spec, VECTORS, replace(schedule(), **other))
 
 
 @needs_vectors
@@ -168,7 +200,7 @@ def test_strips_fill_the_tiles(case: Case) -> None:
     assert tiling.depth <= 64
     assert tiling.depth % tiling.text.storage.cell.columns == 0
     codes = tiling.places[0]
-    assert codes <= 16384 or tiling.groups_at_once * tiling.steps_at_once == 1
+    assert codes <= schedule().panel or tiling.groups_at_once * tiling.steps_at_once == 1
     assert tiling.bytes % 64 == 0
 
 
@@ -231,7 +263,7 @@ def test_tiles_stay_in_their_buffers(name: str, tmp_path: Path) -> None:
     """Workspaces, panels and results that end where they are said to, under the address sanitizer."""
     text = linear.generate(CASES[name].spec, EMULATED, CASES[name].schedule).text()
     program = c_program(
-        f"{text}\n#define READ_AHEAD {linear.READ_AHEAD}\n{SANITIZED}",
+        f"{text}\n#define READ_AHEAD {memory.READ_AHEAD}\n{SANITIZED}",
         tmp_path,
         *VECTORS.flags, "-g1", "-fsanitize=address", "-fno-sanitize-recover=all",
     )  # fmt: skip

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qcc.backends.native import compile, isa, linear
+from qcc.backends.native import compile, isa, linear, memory
 from qcc.backends.native.emit_linear import LinearText
 from qcc.backends.native.linear_spec import Activation, LinearSpec, Schedule
 from qcc.ir import target
@@ -289,7 +289,7 @@ def test_buffers_that_are_too_short_are_found(tmp_path: Path) -> None:
     text = text_of(Case("i3, f32 per *", 33, 62, A8, BEST, Schedule(tile=1)))
     program, zeros = sanitized(text, tmp_path), np.zeros(1 << 16, np.uint8)
     assert run_with(program, zeros).returncode == 0
-    room = 4 + linear.READ_AHEAD
+    room = 4 + memory.READ_AHEAD
     for name, less in {"w": room, "bias": 4, "x": 4, "y": 4, "scratch": 128}.items():
         run = run_with(program, zeros, SHORT=name, LESS=str(less))
         assert run.returncode != 0 and "AddressSanitizer" in run.stderr, name
@@ -298,7 +298,7 @@ def test_buffers_that_are_too_short_are_found(tmp_path: Path) -> None:
 def sanitized(text: LinearText, folder: Path) -> Path:
     """The kernel as a program that reads and writes files."""
     source, program = folder / "kernel.c", folder / "kernel"
-    source.write_text(text.text() + f"#define READ_AHEAD {linear.READ_AHEAD}\n" + MAIN)
+    source.write_text(text.text() + f"#define READ_AHEAD {memory.READ_AHEAD}\n" + MAIN)
     flags = ["-std=gnu11", "-O1", "-g1", "-pthread", "-w", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     command = [compile.compiler(), *flags, *text.isa.flags, "-o", program, source, isa.C_FOLDER / "pool.c", "-lm"]
     made = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from qcc.backends.native import isa, linear, linear_spec
+from qcc.backends.native import isa, linear, linear_spec, memory
 from qcc.backends.native.linear import LinearKernel, Packed
 from qcc.backends.native.linear_spec import Activation, LinearSpec, Schedule
 from qcc.ir import target
@@ -53,6 +53,13 @@ def test_dot_products_of_256_bits(fmt: str, monkeypatch: pytest.MonkeyPatch) -> 
     known = replace(isa.named("avx_vnni"), needs=WITH_512_BITS)
     case = Case(fmt, 33, 100, A8, known.name, Schedule(tile=2))
     check(case, LinearKernel(linear.generate(case.spec, known, case.schedule)))
+
+
+@pytest.mark.parametrize("fmt", ["u8, f32 per *", "i3, f16 per 32", "nf4, f32 per 32"])
+def test_portable_kernels_without_an_instruction_of_x86(fmt: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    header = isa.named("portable").text()
+    monkeypatch.setattr(isa.Isa, "text", lambda _: f"#undef __SSE2__\n{header}")
+    check(Case(fmt, 33, 100, A16, "portable", Schedule(tile=2)))
 
 
 @pytest.mark.slow
@@ -310,8 +317,8 @@ def test_a_read_only_buffer_for_results() -> None:
 def test_packed_weights_that_do_not_fit() -> None:
     kernel, packed = ordinary()
     size = packed.bytes
-    shifted = linear.aligned(size + 64)[4 : 4 + size]
-    for data in (packed.data[:-1], linear.aligned(size + 64), packed.data.astype(np.int8), packed.data.reshape(1, -1)):
+    shifted = memory.aligned(size + 64)[4 : 4 + size]
+    for data in (packed.data[:-1], memory.aligned(size + 64), packed.data.astype(np.int8), packed.data.reshape(1, -1)):
         with pytest.raises(BadInput, match="packed is"):
             kernel(f32(1, 100), Packed(data, 1.0))
     with pytest.raises(BadInput, match="multiple of 64"):

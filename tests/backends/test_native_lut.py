@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +11,9 @@ import pytest
 from qcc.backends.native import isa, linear, lut
 from qcc.backends.native.emit_lut import LookupText
 from qcc.backends.native.linear import LinearKernel
-from qcc.backends.native.linear_spec import Activation, LinearSpec, Schedule
-from qcc.ir.errors import NotSupported
+from qcc.backends.native.linear_spec import Activation, LinearSpec, Schedule, default_schedule, space
+from qcc.ir import target
+from qcc.ir.errors import BadInput, NotSupported
 from qcc.ir.format import Format
 from qcc.ir.layout import Record
 from tests.backends.native_oracle import FACTORS, KINDS, Case, Oracle, check, covering, host_isas, weights
@@ -23,13 +23,21 @@ ABLE = [name for name in host_isas() if isa.named(name).header in lut.HEADERS an
 HEADERS = list({isa.named(name).header: name for name in reversed(ABLE)}.values())
 """The best instruction set of this host for each vocabulary of vectors that looks up bytes."""
 
+LOOKUP = Schedule(lut.VECTORS, unpack="lookup", tile=1)
+
 pytestmark = pytest.mark.skipif(not ABLE, reason="no lookup of bytes")
 each_header = pytest.mark.parametrize("name", HEADERS)
 
 
 def built(case: Case) -> LinearKernel:
     """The kernel of a case."""
-    return lut.build(case.spec, isa.named(case.isa), case.schedule)
+    assert case.schedule is not None and case.schedule.unpack == "lookup"
+    return case.build()
+
+
+def lookup(streams: int, ahead: int) -> Schedule:
+    """A schedule of lookups."""
+    return replace(LOOKUP, streams=streams, prefetch=ahead)
 
 
 def lookup_cases(count: int, seed: int) -> Iterator[Case]:
@@ -39,7 +47,7 @@ def lookup_cases(count: int, seed: int) -> Iterator[Case]:
         span = "*" if f["g"] == "*" else 4 * int(f["g"])
         fmt = KINDS[f["kind"]].format(**f, span=span, middle=1 << (f["b"] - 1))
         activation = Activation(f["bits"], f["grouped"], f["dtype"])
-        yield Case(fmt, f["n"], f["k"], activation, f["isa"], Schedule(4, f["streams"], f["prefetch"]))
+        yield Case(fmt, f["n"], f["k"], activation, f["isa"], lookup(f["streams"], f["prefetch"]))
 
 
 @pytest.mark.parametrize("case", list(lookup_cases(24, seed=5)) if ABLE else [], ids=str)
@@ -62,7 +70,7 @@ def test_more_integers(case: Case) -> None:
 )
 def test_other_elements(name: str, fmt: str) -> None:
     for activation in (A8, A16):
-        case = Case(fmt, 83, 300, activation, name)
+        case = Case(fmt, 83, 300, activation, name, LOOKUP)
         check(case, built(case), rows=(1, 3))
 
 
@@ -75,7 +83,7 @@ def test_the_bits_of_dot_products(name: str, fmt: str) -> None:
         spec = LinearSpec(150, 1000, Format.parse(fmt), activation)
         weight = weights(spec.weight, (spec.n, spec.k), "random", False, rng)
         x = (rng.standard_normal((3, spec.k)) * np.exp(3 * rng.standard_normal((3, spec.k)))).astype(np.float32)
-        by_dot, by_lookup = (build(spec, isa.named(name)) for build in (linear.build, lut.build))
+        by_dot, by_lookup = (linear.build(spec, isa.named(name), how) for how in (Schedule(tile=1), LOOKUP))
         wanted = by_dot(x, by_dot.pack(weight))
         np.testing.assert_array_equal(by_lookup(x, by_lookup.pack(weight)), wanted)
 
@@ -88,7 +96,7 @@ def test_the_bits_of_dot_products(name: str, fmt: str) -> None:
 def test_sums_at_the_limit(name: str, fmt: str, low: int) -> None:
     """Low bytes of 16-bit activations at -128 or 127 under codes of all ones: no table and no sum is further out."""
     spec = LinearSpec(70, 2052, Format.parse(fmt), A16)
-    kernel = lut.build(spec, isa.named(name))
+    kernel = linear.build(spec, isa.named(name), LOOKUP)
     for pattern in ("highest", "lowest", "alternating"):
         oracle = Oracle.of(spec, weights(spec.weight, (spec.n, spec.k), pattern, True, np.random.default_rng(2)))
         x = np.full((1, spec.k), 256 * 3 + low, np.float32)
@@ -103,7 +111,7 @@ def test_a_byte_is_two_choices() -> None:
     spec = LinearSpec(64, 32, Format.parse("u2, f16 per 32"), A8)
     codes = np.zeros((64, 32), np.uint8)
     codes[9, 13] = 2  # row 16 * 0 + 4 * 2 + 1, column 8 * 1 + 5
-    packed = lut.storage(spec).layout.pack(
+    packed = spec.storage(LOOKUP).layout.pack(
         {"codes": codes, "scale": np.zeros((64, 1), np.float16)}, {"codes": 2}, (64, 32)
     )
     data = packed.reshape(-1)
@@ -115,7 +123,7 @@ def test_a_byte_is_two_choices() -> None:
 def test_no_bytes_are_wasted(fmt: str) -> None:
     spec = LinearSpec(128, 1024, Format.parse(fmt), A8)
     levels = sum(int(np.prod(v.shape_of((128, 1024)))) * (1 if v.dtype == "u6" else 2) for v in spec.levels.values())
-    assert lut.storage(spec).bytes == 128 * 1024 * spec.weight.bits // 8 + levels
+    assert spec.storage(LOOKUP).bytes == 128 * 1024 * spec.weight.bits // 8 + levels
 
 
 @pytest.mark.parametrize(
@@ -129,18 +137,58 @@ def test_no_bytes_are_wasted(fmt: str) -> None:
     ],
 )
 def test_what_lookups_do_not_do(fmt: str, name: str, reason: str) -> None:
+    spec = LinearSpec(512, 64, Format.parse(fmt), A8)
     with pytest.raises(NotSupported, match=reason):
-        lut.generate(LinearSpec(64, 64, Format.parse(fmt), A8), isa.named(name))
+        linear.generate(spec, isa.named(name), LOOKUP)
+    assert "lookup" not in {
+        default_schedule(spec, isa.named(name)).unpack,
+        *(s.unpack for s in space(spec, isa.named(name))),
+    }
 
 
-def test_where_lookups_pay() -> None:
-    def pays(bits: int, name: str) -> bool:
-        return lut.pays(LinearSpec(64, 64, Format.parse(f"i{bits}, f16 per 32"), A8), isa.named(name))
+@pytest.mark.parametrize("other", [{"vectors": 2}, {"tile": 4}])
+def test_parameters_that_lookups_do_not_have(other: dict[str, int]) -> None:
+    with pytest.raises(BadInput, match="lookups with"):
+        linear.generate(
+            LinearSpec(64, 64, Format.parse("i1, f16 per 32"), A8), isa.named("avx2"), replace(LOOKUP, **other)
+        )
 
-    assert [bits for bits in range(1, 6) if pays(bits, "avx2")] == [1, 2, 3]
-    assert [bits for bits in range(1, 6) if pays(bits, "avx_vnni")] == [1, 3]
-    assert [bits for bits in range(1, 6) if pays(bits, "avx512_vnni")] == [1]
-    assert not pays(2, "portable")
+
+@pytest.mark.parametrize(
+    ("name", "of_bytes", "of_two"),
+    [("avx2", [1, 2, 3], [1, 2, 3]), ("avx_vnni", [1, 3], [1]), ("avx512_vnni", [1], []), ("portable", [], [])],
+)
+def test_lookups_are_chosen_where_they_pay(name: str, of_bytes: list[int], of_two: list[int]) -> None:
+    """Where they were faster for one row of activations, and for no weight of few rows; the space has them anyway."""
+    for activation, wanted in ((A8, of_bytes), (A16, of_two)):
+        for bits in range(1, 9):
+            spec = LinearSpec(256, 64, Format.parse(f"i{bits}, f16 per 32"), activation)
+            text = linear.generate(spec, isa.named(name))
+            assert isinstance(text, LookupText) == (text.schedule.unpack == "lookup") == (bits in wanted), bits
+            offered = "lookup" in {schedule.unpack for schedule in space(spec, isa.named(name))}
+            assert offered == (bits <= lut.MOST_BITS and name != "portable")
+            fewer = default_schedule(replace(spec, n=255), isa.named(name))
+            assert fewer.unpack != "lookup"
+
+
+@each_header
+def test_the_default_serves_any_number_of_rows(name: str) -> None:
+    """1 bit is looked up by default: one row of activations, several, more than a tile of dot products, many."""
+    for n in (300, 1100):
+        case = Case("i1, f16 per 32", n, 200, A8, name)
+        kernel = case.build()
+        assert kernel.schedule.unpack == "lookup"
+        assert check(case, kernel, rows=(1, 2, 9, 40)) == 16
+
+
+@each_header
+def test_threads_do_not_change_a_bit(name: str) -> None:
+    rng = np.random.default_rng(4)
+    kernel = built(Case("i3, f16 per 32", 400, 128, A8, name, lookup(4, 0)))
+    packed = kernel.pack(weights(kernel.spec.weight, (400, 128), "random", False, rng))
+    for m in (0, 1, 9, 33):
+        x = rng.standard_normal((m, 128)).astype(np.float32)
+        np.testing.assert_array_equal(kernel(x, packed), kernel(x, packed, threads=min(2, target.load("cpu").cores)))
 
 
 FAULTS: dict[str, Callable[[str], str]] = {
@@ -164,7 +212,7 @@ def _swap(text: str, one: str, other: str) -> str:
 @each_header
 @pytest.mark.parametrize("fault", FAULTS)
 def test_faults_are_found(name: str, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    case, right = Case("i2, f16 per 32", 70, 96, A8, name), LookupText.text
+    case, right = Case("i2, f16 per 32", 70, 96, A8, name, LOOKUP), LookupText.text
 
     def wrong(text: LookupText) -> str:
         changed = FAULTS[fault](right(text))
@@ -177,8 +225,8 @@ def test_faults_are_found(name: str, fault: str, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_wrong_layout_is_found() -> None:
-    case = Case("i2, f16 per 32", 70, 96, A8, ABLE[-1])
-    text: Any = lut.generate(case.spec, isa.named(case.isa))
+    case = Case("i2, f16 per 32", 70, 96, A8, ABLE[-1], LOOKUP)
+    text = linear.generate(case.spec, isa.named(case.isa), LOOKUP)
     order = str(text.storage.layout).replace("n1 n2 n0 q0 k0", "n2 n1 n0 q0 k0")
     with pytest.raises(AssertionError, match="codes"):
         check(case, LinearKernel(replace(text, storage=replace(text.storage, layout=Record.parse(order)))), rows=(1,))

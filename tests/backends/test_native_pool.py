@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qcc.backends.native import isa, linear
+from qcc.backends.native import isa, pool
 from qcc.backends.native.compile import compiler
 from qcc.ir import target
 from tests.backends.native_oracle import Activation, Case, Schedule, host_isas, weights
@@ -28,7 +28,7 @@ threaded = pytest.mark.skipif(target.load("cpu").cores < 2, reason="one core")
 
 def launch(task: Callable[..., None], count: int, chunk: int, threads: int) -> None:
     """`qcc_launch` with a task in Python, which takes its turn at the interpreter."""
-    run = ctypes.CFUNCTYPE(None, TASK, ctypes.c_void_p, *[ctypes.c_long] * 2, ctypes.c_int)(linear.launcher())
+    run = ctypes.CFUNCTYPE(None, TASK, ctypes.c_void_p, *[ctypes.c_long] * 2, ctypes.c_int)(pool.launcher())
     run(TASK(task), None, count, chunk, threads)
 
 

@@ -48,6 +48,8 @@ void qcc_linear(const input *input, const uint8_t *w, const float *bias, float *
     }
     if (m < 8) prepare_task(&job, 0, m, 0);
     else launch(prepare_task, &job, m, (m + threads - 1) / threads, threads);
-    const long share = (BLOCKS + threads - 1) / threads, chunk = m > 8 ? 1 : (share + 3) / 4;
+    const long share = (BLOCKS + threads - 1) / threads;
+    /* Chunks balance threads; of few blocks they would leave too few for streams. */
+    const long chunk = m > 8 ? 1 : share <= 4 * STREAMS ? share : (share + 3) / 4;
     launch(block_task, &job, BLOCKS, chunk, threads);
 }

@@ -10,6 +10,7 @@
 typedef uint8_t byte16 __attribute__((vector_size(16)));
 typedef int16_t half8 __attribute__((vector_size(16)));
 typedef int32_t int4 __attribute__((vector_size(16)));
+typedef int64_t long2 __attribute__((vector_size(16)));
 typedef float float4 __attribute__((vector_size(16)));
 typedef struct { byte16 v[4]; } bytes64;
 typedef struct { int4 v[4]; } ints;
@@ -41,9 +42,9 @@ INLINE bytes64 plane(const void *p, int value) {
     const uint8_t *bits = p;
     bytes64 v;
     EACH(4) {
-        const uint8_t a = bits[2 * i], b = bits[2 * i + 1];
-        const byte16 spread = {a, a, a, a, a, a, a, a, b, b, b, b, b, b, b, b};
-        v.v[i] = (byte16)((spread & one) == one) & (uint8_t)value;
+        const uint64_t each = 0x0101010101010101;
+        const long2 spread = {(int64_t)(bits[2 * i] * each), (int64_t)(bits[2 * i + 1] * each)};
+        v.v[i] = (byte16)(((byte16)spread & one) == one) & (uint8_t)value;
     }
     return v;
 }
@@ -53,10 +54,24 @@ INLINE bytes64 add_plane(bytes64 v, const void *p, int value) {
     EACH(4) v.v[i] += set.v[i];
     return v;
 }
-/* table[code], of 16 bytes for codes of up to 4 bits, else of 2^bits bytes */
+/* Of two vectors, the bytes of b where `mask` is all ones */
+INLINE byte16 choose(byte16 a, byte16 b, byte16 mask) { return a ^ ((a ^ b) & mask); }
+/* table[code], of 16 bytes for codes of up to 4 bits, else of 2^bits bytes: 16 values are a tree of choices, whose
+   constants a compiler keeps, in place of 64 loads */
 INLINE bytes64 lookup(bytes64 codes, const uint8_t *table, int bits) {
-    (void)bits;
-    EACH(4) for (int j = 0; j < 16; j++) codes.v[i][j] = table[codes.v[i][j]];
+    if (bits > 4) {
+        EACH(4) for (int j = 0; j < 16; j++) codes.v[i][j] = table[codes.v[i][j]];
+        return codes;
+    }
+    EACH(4) {
+        byte16 found[16];
+        for (int c = 0; c < 16; c++) found[c] = (byte16){} + table[c];
+        for (int bit = 0; bit < 4; bit++) {
+            const byte16 one = (byte16){} + (uint8_t)(1 << bit), mask = (byte16)((codes.v[i] & one) == one);
+            for (int c = 0; c < 8 >> bit; c++) found[c] = choose(found[2 * c], found[2 * c + 1], mask);
+        }
+        codes.v[i] = found[0];
+    }
     return codes;
 }
 
@@ -80,13 +95,18 @@ INLINE ints add_ints(ints a, ints b) { EACH(4) a.v[i] += b.v[i]; return a; }
 INLINE ints mul_ints(ints a, ints b) { EACH(4) a.v[i] *= b.v[i]; return a; }
 /* Four neighbouring activations in every lane */
 INLINE ints spread4(const int8_t *x) { int32_t four; memcpy(&four, x, 4); return set_ints(four); }
+/* Products of halves of 16 bits, summed in pairs: one instruction of SSE2, which every x86-64 has */
+#ifdef __SSE2__
+INLINE int4 dot_halves(half8 a, half8 b) { return (int4)__builtin_ia32_pmaddwd128(a, b); }
+#else
+INLINE int4 dot_halves(half8 a, half8 b) { a *= b; return ((int4)a << 16 >> 16) + ((int4)a >> 16); }
+#endif
 /* acc + four products in every lane: unsigned bytes of w times signed bytes of x, as halves of 16 bits, which hold
    255 * 128 */
 INLINE ints dot(ints acc, bytes64 w, ints x) {
     EACH(4) {
         const half8 even = (half8)w.v[i] & 255, odd = (half8)((int4)w.v[i] >> 8) & 255;
-        const half8 a = even * ((half8)x.v[i] << 8 >> 8), b = odd * ((half8)x.v[i] >> 8);
-        acc.v[i] += (((int4)a << 16 >> 16) + ((int4)a >> 16)) + (((int4)b << 16 >> 16) + ((int4)b >> 16));
+        acc.v[i] += dot_halves(even, (half8)x.v[i] << 8 >> 8) + dot_halves(odd, (half8)x.v[i] >> 8);
     }
     return acc;
 }
