@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,13 @@ class ConvKernel:
         self._run = compile.load(compile.compile_c(self.source, text.isa.flags)).qcc_conv
         self._run.restype = None
         pointer = ctypes.c_void_p
-        self._run.argtypes = [*[pointer] * 5, ctypes.c_long, pointer, pointer, ctypes.c_int, pointer]
+        self._run.argtypes = [*[pointer] * 5, *[ctypes.c_long] * 3, pointer, pointer, ctypes.c_int, pointer]
+
+    def resized(self, height: int, width: int) -> ConvKernel:
+        """The same kernel for images of another size, in the same schedule; packed weights serve both."""
+        other = copy(self)
+        other.spec = replace(self.spec, x=replace(self.spec.x, height=height, width=width))
+        return other
 
     def pack(
         self,
@@ -144,7 +151,8 @@ class ConvCall:
         buffers = (x, packed.weight, packed.start, packed.scale, y)
         ends = (packed.codes.ctypes.data, packed.clamp.ctypes.data)
         pool = launcher() if threads > 1 else None
-        self._arguments = (*(b.ctypes.data for b in buffers), len(x), *ends, threads, pool)
+        size = (len(x), kernel.spec.x.height, kernel.spec.x.width)
+        self._arguments = (*(b.ctypes.data for b in buffers), *size, *ends, threads, pool)
 
     def __call__(self) -> None:
         self._run(*self._arguments)

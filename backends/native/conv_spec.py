@@ -181,7 +181,7 @@ def space(spec: ConvSpec, isa: Isa) -> Iterator[ConvSchedule]:
         for rows in range(1, min(height, 4) + 1):
             for columns in range(1, min(width, 16) + 1):
                 if rows * columns * vectors <= max(1, registers - 1 - held):
-                    for chunk in (0, *(c for c in (4, 8, 16) if rows <= c < height)):
+                    for chunk in (0, 4, 8, 16):
                         yield ConvSchedule(rows, columns, vectors, chunk)
 
 
@@ -201,5 +201,6 @@ def _cost(spec: ConvSpec, s: ConvSchedule) -> float:
         work += groups * (quads * (dots + 0.25 * (pixels + vectors)) + vectors * (3 * pixels + 6 * stores) + 20)
     held = spec.input_blocks * spec.x.plane * BLOCK // 16
     weights = spec.output_blocks * BLOCK * spec.products
-    again = (full + (rest > 0)) * held if not s.chunk else -(-height // s.chunk) * weights + held
+    chunks = height // s.chunk if 0 < s.chunk < height else 1
+    again = (full + (rest > 0)) * held if chunks == 1 else chunks * weights + held
     return tiles * work + again / 32

@@ -174,6 +174,24 @@ def test_no_schedule_changes_a_bit(name: str) -> None:
         check(conv.build(spec, best, schedule), threads=min(2, CORES), seed=seed)
 
 
+@pytest.mark.parametrize("name", ["3x3", "first layer", "depthwise 5x5", "many groups", "numbers"])
+def test_one_kernel_serves_images_of_every_size(name: str) -> None:
+    """Smaller than a tile, as large, and larger, with chunks of rows and without."""
+    spec, best = SPECS[name], isa.named(BEST)
+    for chunk in (0, 4):
+        kernel = conv.build(
+            spec, best, replace(default_schedule(spec, best), rows=2, columns=4, vectors=1, chunk=chunk)
+        )
+        for size in ((1, 1), (1, 9), (9, 1), (3, 40), (23, 5), (31, 30)):
+            if min(replace(spec, x=replace(spec.x, height=size[0], width=size[1])).size) > 0:
+                check(kernel.resized(*size), images=1, threads=min(2, CORES))
+
+
+def test_a_size_that_a_kernel_does_not_fit_is_refused() -> None:
+    with pytest.raises(BadInput, match="a kernel of"):
+        conv.build(ConvSpec.of((16, 4, 4), 16, (3, 3)), isa.named(BEST)).resized(2, 9)
+
+
 def test_the_default_schedule_is_offered() -> None:
     for each in isa.ISAS:
         for spec in SPECS.values():
@@ -363,7 +381,7 @@ int main(int count, char **names) {
     int32_t *start = taken(64 * BLOCKS, 0, 1);
     float *scale = taken(64 * BLOCKS, 0, 1);
     output *y = taken(IMAGES * Y_IMAGE * sizeof(output), 0, 0);
-    qcc_conv(x, w, start, scale, y, IMAGES, codes, clamp, 1, 0);
+    qcc_conv(x, w, start, scale, y, IMAGES, IMAGE_HEIGHT, IMAGE_WIDTH, codes, clamp, 1, 0);
     fwrite(y, sizeof(output), IMAGES * Y_IMAGE, out);
     return fclose(out);
 }
@@ -375,7 +393,10 @@ def sanitized(
 ) -> subprocess.CompletedProcess[str]:
     """The kernel as a program under the sanitizers, with `slack` bytes behind its images."""
     source, program, read = folder / "kernel.c", folder / "kernel", folder / "in"
-    source.write_text(f"{kernel.source}#define IMAGES {len(x)}\n#define LESS {slack}\n{MAIN}")
+    form = kernel.spec.x
+    sizes = {"X_IMAGE": form.image, "Y_IMAGE": kernel.spec.y.image, "IMAGE_HEIGHT": form.height}
+    sizes |= {"IMAGE_WIDTH": form.width, "IMAGES": len(x), "LESS": slack}
+    source.write_text(kernel.source + "".join(f"#define {k} {v}L\n" for k, v in sizes.items()) + MAIN)
     flags = ["-std=gnu11", "-O1", "-g1", "-w", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     command = [compile.compiler(), *flags, *kernel.isa.flags, "-o", str(program), str(source), "-lm"]
     made = subprocess.run(command, capture_output=True, text=True, check=False)

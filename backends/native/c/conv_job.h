@@ -11,4 +11,9 @@ typedef struct {
     output *y;
     int zero, low, high;    /* of codes: that of zero, and the ends of the clamp */
     float least, most;      /* of numbers: the ends of the clamp */
+    long height, width;     /* of a result */
+    long x_row, x_plane, x_image, y_row, y_plane, y_image; /* elements from one to the next */
 } conv_job;
+
+#define X_ROW (STRIDE_ROWS * job->x_row)
+#define X_PIXEL (STRIDE_COLUMNS * X_BLOCK)
