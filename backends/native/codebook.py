@@ -24,7 +24,8 @@ from .codebook_spec import (
 from .emit_codebook import CodebookText
 from .emit_linear import Workspace
 from .isa import Isa
-from .linear import READ_AHEAD, LinearKernel, Packed, aligned
+from .linear import Fixed, LinearKernel, Packed
+from .memory import READ_AHEAD, aligned
 
 SMALLEST_STEP = np.float32(2.0**-126)
 """Steps below float32's normal numbers would be rough: such rows are rounded to multiples of this."""
@@ -37,9 +38,11 @@ class CodebookKernel(LinearKernel):
         super().__init__(text)
         self._text = text
 
-    def pack(self, weight: Quantized) -> Packed:
+    def pack(self, weight: Quantized, fixed: Fixed | None = None) -> Packed:
         """The bits of a weight [N, K], for all precisions. `BadInput` for another format or shape, or damaged parts."""
         spec, stored = self._text.spec, self._text.storage
+        if fixed is not None:
+            raise BadInput(f"{spec}: a scale of activations is not taken")
         if weight.format != spec.weight or weight.shape != (spec.n, spec.k):
             raise BadInput(
                 f"the kernel is for [{spec.n}, {spec.k}] in {str(spec.weight)!r}, the weight is {list(weight.shape)} "
@@ -60,7 +63,8 @@ class CodebookKernel(LinearKernel):
     def at(self, bits: int) -> CodebookKernel:
         """The kernel that reads the first `bits` bits of nested codes, of the weight as this one packed it."""
         text = self._text
-        return build(replace(text.spec, precision=bits), text.isa, text.schedule)
+        usual = text.schedule == default_schedule(text.spec, text.isa)  # that prefetches by the precision
+        return build(replace(text.spec, precision=bits), text.isa, None if usual else text.schedule)
 
     @property
     def read_bytes(self) -> int:

@@ -101,6 +101,8 @@ class CodebookSpec(LinearSpec):
         for name, level in fmt.levels().items():
             if level.shape_of(shape)[1] != 1:
                 return f"{name} is not one for the whole row"
+        if self.activation.fixed:
+            return "activations have a scale for each row, no fixed one"
         if self.activation.grouped:
             return "activations have a scale for each row: the weight has no groups"
         if self.activation.bits > 8 and self.k > LARGEST:
@@ -123,15 +125,18 @@ class CodebookSchedule(Schedule):
 
 def default_schedule(spec: CodebookSpec, isa: Isa) -> CodebookSchedule:
     """What read memory fastest on AMD Zen 4, with more rows where columns would need much padding. Where bits lie
-    does not depend on the precision."""
-    rows = next((r for r in (2, 4) if 16 * (padded(spec.k, r) - spec.k) <= spec.k), 8)
-    return CodebookSchedule(rows=rows, prefetch=1024 if spec.nested else 256, tile=tile_of(spec, isa, rows))
+    does not depend on the precision, nor on the activations: they are loaded once for all rows of a chunk, which counts
+    where codes are so small that memory waits for the dot products."""
+    few = not spec.nested and spec.bits <= 2
+    rows = next((r for r in (2, 4)[few:] if 16 * (padded(spec.k, r) - spec.k) <= spec.k), 8)
+    ahead = (1024 if spec.bits == 8 else 256) if spec.nested else 384 if spec.bits <= 4 else 256
+    return CodebookSchedule(rows=rows, prefetch=ahead, tile=tile_of(spec, isa, rows))
 
 
 def space(spec: CodebookSpec, isa: Isa) -> Iterator[CodebookSchedule]:
     """Every schedule that is worth a trial."""
     for rows in (1, 2, 4, 8):
-        for ahead in (0, 512, 1024, 2048):
+        for ahead in (0, 256, 384, 1024):
             yield CodebookSchedule(rows=rows, prefetch=ahead, tile=tile_of(spec, isa, rows))
 
 

@@ -1,7 +1,8 @@
 """The values of an element as whole numbers: `value = step * (sum_p 256^(P-1-p) * byte_p(code) - offset * 256^(P-1))`.
 
 Every kernel is then a sum of products of bytes. Integers, ternary and binary codes are their own byte; a table of up
-to 256 entries gives the bytes of the others: e2m1 in halves, IQ4_NL as it is, e4m3 in units of 2^-9 (three bytes).
+to 256 entries gives the bytes of the others: e2m1 in halves, IQ4_NL as it is, e4m3 in units of 2^-9 (three bytes), FP4
+in units of 1/192, of which its table holds what float32 can.
 Where no common unit exists (NF4), or 24 bits do not hold it (e5m2), values are rounded to 16 or 24 bits: the error is
 at most `rounding` of the largest value.
 """
@@ -97,7 +98,7 @@ def _tabled(bits: int, flip: int, values: np.ndarray) -> Lattice:
     raised = units + offset * 256 ** (parts - 1)
     tables = tuple(bytes((raised >> (8 * (parts - 1 - p)) & 255).astype(np.uint8)) for p in range(parts))
     error = float(np.abs(units * unit - values).max() / high)
-    return Lattice(bits, flip, tables, 1, offset, unit, error if error > 1e-7 else 0.0)
+    return Lattice(bits, flip, tables, 1, offset, unit, error)
 
 
 def _common_unit(sizes: np.ndarray) -> float | None:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -81,12 +81,18 @@ def test_gptq_keeps_the_powers_of_two() -> None:
     arrays(np.float32, st.integers(64, 400), elements=st.floats(-8, 8, width=32)),
     st.sampled_from([0.25, 1.0, 30.0]),
 )
+@example(x=np.array([4.125, *[3.890625] * 399], np.float32), factor=1.0)
 def test_no_power_of_two_rounds_an_activation_better(x: Array, factor: float) -> None:
-    x = np.rint(x * 64) / 64 * np.float32(factor)  # values on bin edges of the histogram would be smeared otherwise
+    """Up to what a histogram cannot tell apart. The search takes values as spread over their bins: at most a root of a
+    third of the width, in the quadratic mean, from where they are. The distance of a value to its rounded one grows by
+    no more than the value moves, so the norm of the errors is seen within `spread`, for the found scale and the best.
+    In the pinned case two scales are off by 1/64 at almost all values, one more at the right of the bin, one less.
+    """
+    x = x * np.float32(factor)
     found = scale_of([statistics(x)], I8)
     assert I8.holds_scale(np.array(found))
-    spread = statistics(x).width ** 2 * x.size  # what a histogram cannot tell apart
-    assert error(x, found) <= best_of_all(x) + spread
+    spread = statistics(x).width * math.sqrt(np.count_nonzero(x) / 3)
+    assert math.sqrt(error(x, found)) <= math.sqrt(best_of_all(x)) + 2.001 * spread
 
 
 def test_gaussian_activations_get_the_scale_of_least_error() -> None:

@@ -75,7 +75,7 @@ static __attribute__((noinline)) bytes64 find(bytes64 codes, const uint8_t *tabl
 INLINE __m512i pairs_added(__m512i a, __m512i b) {
     return _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
 }
-INLINE void sum_lanes(ints a, ints b, ints c, ints d, int32_t *sums) {
+INLINE void sums_of_four(ints a, ints b, ints c, ints d, int32_t *sums) {
     __m512i ab = pairs_added(a, b), cd = pairs_added(c, d);
     __m512i all = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
     __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
@@ -83,7 +83,7 @@ INLINE void sum_lanes(ints a, ints b, ints c, ints d, int32_t *sums) {
 }
 #elif defined(__AVX2__)
 INLINE __m256i all_added(ints a) { return _mm256_add_epi32(a.a, a.b); }
-INLINE void sum_lanes(ints a, ints b, ints c, ints d, int32_t *sums) {
+INLINE void sums_of_four(ints a, ints b, ints c, ints d, int32_t *sums) {
     __m256i ab = _mm256_hadd_epi32(all_added(a), all_added(b)), cd = _mm256_hadd_epi32(all_added(c), all_added(d));
     __m256i all = _mm256_hadd_epi32(ab, cd);
     _mm_storeu_si128((__m128i *)sums, _mm_add_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1)));
@@ -93,7 +93,7 @@ INLINE int32_t all_added(ints a) {
     int4 v = a.v[0] + a.v[1] + a.v[2] + a.v[3];
     return v[0] + v[1] + v[2] + v[3];
 }
-INLINE void sum_lanes(ints a, ints b, ints c, ints d, int32_t *sums) {
+INLINE void sums_of_four(ints a, ints b, ints c, ints d, int32_t *sums) {
     sums[0] = all_added(a), sums[1] = all_added(b), sums[2] = all_added(c), sums[3] = all_added(d);
 }
 #endif
