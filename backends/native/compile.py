@@ -26,7 +26,6 @@ _OPTIONS = (
     "-fno-tree-slp-vectorize",
     "-std=gnu11",
     "-fPIC",
-    "-shared",
     "-pthread",
     "-fno-math-errno",
     "-ffp-contract=off",
@@ -56,24 +55,31 @@ def compiler_version() -> str:
 
 def compile_c(text: str, flags: Sequence[str] = ()) -> Path:
     """The shared library of a C text. `QccError` with the compiler's words where it is refused: a fault of qcc."""
-    options = [*_OPTIONS, *flags]
+    return _compile(text, [*_OPTIONS, *flags, "-shared"], ".so", "-lm")
+
+
+def compile_object(text: str, flags: Sequence[str] = ()) -> Path:
+    """The object file of a C text, to be linked with others."""
+    return _compile(text, [*_OPTIONS, *flags, "-c"], ".o")
+
+
+def _compile(text: str, options: list[str], suffix: str, *libraries: str) -> Path:
     key = hashlib.sha256("\0".join([text, *options, compiler_version()]).encode()).hexdigest()[:24]
     folder = _library_folder(cache_folder() / "kernels")
-    library = folder / f"{key}.so"
-    if library.exists():
-        return library
+    kept = folder / f"{key}{suffix}"
+    if kept.exists():
+        return kept
     with tempfile.TemporaryDirectory(dir=folder, prefix="compiling-") as scratch:
-        source, made = Path(scratch, f"{key}.c"), Path(scratch, library.name)
+        source, made = Path(scratch, f"{key}.c"), Path(scratch, kept.name)
         source.write_text(text)
-        run = subprocess.run(
-            [compiler(), *options, "-o", str(made), str(source), "-lm"], capture_output=True, text=True, check=False
-        )
+        command = [compiler(), *options, "-o", str(made), str(source), *libraries]
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
         if run.returncode:
             raise QccError(f"{compiler()} refused a generated kernel:\n{run.stderr[-4000:]}")
-        os.replace(made, library)
+        os.replace(made, kept)
         with contextlib.suppress(OSError):
-            os.replace(source, library.with_suffix(".c"))
-    return library
+            os.replace(source, kept.with_suffix(".c"))
+    return kept
 
 
 def _library_folder(wanted: Path) -> Path:

@@ -12,7 +12,8 @@ import numpy as np
 
 from qcc.ir import target
 from qcc.ir.errors import BadInput
-from qcc.ir.layout import Layout, pack
+from qcc.ir.layout import Layout
+from qcc.ir.layout import pack as pack_codes
 
 from . import compile, isa
 from .blocked import BLOCK, Blocked
@@ -82,29 +83,7 @@ class ConvKernel:
         `bias` is int32 [channels], in units of `scales.x * scales.weight`; `clamp` bounds the result, as a ReLU does.
         `BadInput` for another shape, a scale that is no positive number, or sums that an int32 does not hold.
         """
-        spec = self.spec
-        if weight.dtype != np.int8 or weight.shape != spec.weight:
-            raise BadInput(f"the weight is {list(weight.shape)} {weight.dtype}", hint=f"pass {list(spec.weight)} int8")
-        if bias is not None and (bias.dtype != np.int32 or bias.shape != (spec.channels,)):
-            raise BadInput(f"the bias is {list(bias.shape)} {bias.dtype}", hint=f"pass [{spec.channels}] int32")
-        start = _starts(weight, spec.x.stored(scales.x_zero), bias)
-        factors = _factors(spec, scales)
-        lanes = (spec.output_blocks, BLOCK)
-        return PackedConv(
-            self._packed(weight),
-            _filled(start, np.dtype(np.int32), lanes),
-            _filled(factors, np.dtype(np.float32), lanes),
-            _codes(spec, scales, clamp),
-            np.array(clamp, np.float32),
-        )
-
-    def _packed(self, weight: np.ndarray) -> np.ndarray:
-        """The bytes of a weight, each block of 16 output channels with the input channels that it is made of."""
-        layout, arranged = (_by_taps if self.spec.depthwise else _by_channels)(self.spec, self._text.starts, weight)
-        data = aligned(self._text.weight_block * self.spec.output_blocks + READ_AHEAD)
-        stored = pack(arranged, 8, layout).reshape(-1)
-        data[: stored.size] = stored
-        return data[: stored.size].view(np.int8)
+        return pack(replace(self._text, spec=self.spec), weight, scales, bias, clamp)
 
     def __call__(
         self, x: np.ndarray, packed: PackedConv, *, out: np.ndarray | None = None, threads: int = 1
@@ -158,6 +137,31 @@ class ConvCall:
         self._run(*self._arguments)
 
 
+def pack(
+    text: ConvText,
+    weight: np.ndarray,
+    scales: Scales,
+    bias: np.ndarray | None = None,
+    clamp: tuple[float, float] = (-np.inf, np.inf),
+) -> PackedConv:
+    """`ConvKernel.pack` of a kernel that is not compiled yet."""
+    spec = text.spec
+    if weight.dtype != np.int8 or weight.shape != spec.weight:
+        raise BadInput(f"the weight is {list(weight.shape)} {weight.dtype}", hint=f"pass {list(spec.weight)} int8")
+    if bias is not None and (bias.dtype != np.int32 or bias.shape != (spec.channels,)):
+        raise BadInput(f"the bias is {list(bias.shape)} {bias.dtype}", hint=f"pass [{spec.channels}] int32")
+    start = _starts(weight, spec.x.stored(scales.x_zero), bias)
+    factors = _factors(spec, scales)
+    lanes = (spec.output_blocks, BLOCK)
+    return PackedConv(
+        _packed(text, weight),
+        _filled(start, np.dtype(np.int32), lanes),
+        _filled(factors, np.dtype(np.float32), lanes),
+        _codes(spec, scales, clamp),
+        np.array(clamp, np.float32),
+    )
+
+
 def build(spec: ConvSpec, isa: Isa, schedule: ConvSchedule | None = None) -> ConvKernel:
     """The kernel, generated and compiled; `NotSupported` where this host lacks its instructions."""
     return ConvKernel(generate(spec, isa, schedule))
@@ -169,6 +173,16 @@ def generate(spec: ConvSpec, isa: Isa, schedule: ConvSchedule | None = None) -> 
     if chosen not in (offered := set(space(spec, isa))):
         raise BadInput(f"{spec} cannot be computed in {chosen}", hint=f"one of the {len(offered)} of `space`")
     return ConvText(spec, isa, chosen)
+
+
+def _packed(text: ConvText, weight: np.ndarray) -> np.ndarray:
+    """The bytes of a weight, each block of 16 output channels with the input channels that it is made of."""
+    spec = text.spec
+    layout, arranged = (_by_taps if spec.depthwise else _by_channels)(spec, text.starts, weight)
+    data = aligned(text.weight_block * spec.output_blocks + READ_AHEAD)
+    stored = pack_codes(arranged, 8, layout).reshape(-1)
+    data[: stored.size] = stored
+    return data[: stored.size].view(np.int8)
 
 
 def _starts(weight: np.ndarray, zero: int, bias: np.ndarray | None) -> np.ndarray:

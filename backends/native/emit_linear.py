@@ -113,6 +113,7 @@ class LinearText:
             "PARTS": spec.activation.parts,
             "LIMIT": f"{spec.activation.limit}.0f",
             "BF16": int(spec.activation.dtype == "bf16"),
+            "FIXED": int(spec.activation.fixed),
             "ROW_BYTES": w.bytes,
             "STARTS_AT": w.starts,
             "OFFSET": 1 if spec.zero_points else spec.offset,

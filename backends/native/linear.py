@@ -26,11 +26,30 @@ from .pool import launcher
 
 
 @dataclass(frozen=True)
+class Fixed:
+    """The scale and zero point of activations that are known before: `x = (code - zero) scale`."""
+
+    scale: float
+    zero: int
+    signed: bool = False
+    """Whether codes are s8 instead of u8."""
+
+    @property
+    def stored(self) -> int:
+        """The zero point of the codes -128 to 127 that are multiplied."""
+        return self.zero if self.signed else self.zero - 128
+
+
+@dataclass(frozen=True)
 class Packed:
     """A weight in the layout of a kernel: `data` uint8 [bytes], and the factor that all its values share."""
 
     data: np.ndarray
     alpha: float
+    fixed: Fixed | None = None
+    """What was given for activations of a fixed scale."""
+    offset: np.ndarray | None = None
+    """float32 [N] that their zero point adds to every row of a product."""
 
     @property
     def bytes(self) -> int:
@@ -60,12 +79,18 @@ class LinearKernel:
             ctypes.c_void_p,
             ctypes.c_int,
             ctypes.c_void_p,
+            ctypes.c_float,
+            ctypes.c_int,
         ]
-        self._scratch: dict[tuple[int, int], np.ndarray] = {}
 
-    def pack(self, weight: Quantized) -> Packed:
-        """The bits of a weight [N, K] in the kernel's layout. `BadInput` for another format or shape."""
+    def pack(self, weight: Quantized, fixed: Fixed | None = None) -> Packed:
+        """The bits of a weight [N, K] in the kernel's layout. `BadInput` for another format or shape.
+
+        A kernel for activations of a fixed scale takes the scale here.
+        """
         spec = self.spec
+        if (fixed is not None) != spec.activation.fixed:
+            raise BadInput(f"{spec}: a scale of activations is {'missing' if spec.activation.fixed else 'not taken'}")
         if weight.format != spec.weight or weight.shape != (spec.n, spec.k):
             raise BadInput(
                 f"the kernel is for [{spec.n}, {spec.k}] in {str(spec.weight)!r}, the weight is {list(weight.shape)} "
@@ -79,7 +104,7 @@ class LinearKernel:
         records = self.storage.layout.pack({"codes": weight.codes, **levels}, bits, weight.shape)
         data = aligned(self.storage.bytes + READ_AHEAD)
         data[: records.size] = records.reshape(-1)
-        return Packed(data[: self.storage.bytes], alpha)
+        return Packed(data[: self.storage.bytes], alpha, fixed, fixed and zero_offset(weight, fixed))
 
     def __call__(
         self,
@@ -114,6 +139,8 @@ class LinearKernel:
             raise BadInput("out is read-only")
         if bias is not None:
             _check("bias", bias, np.float32, (spec.n,))
+        if packed.offset is not None:
+            bias = packed.offset if bias is None else bias + packed.offset
         _check("packed", packed.data, np.uint8, (self.storage.bytes,))
         if packed.data.ctypes.data % ALIGNMENT:
             raise BadInput(f"packed weights begin at a multiple of {ALIGNMENT} bytes", hint="use what `pack` returned")
@@ -155,6 +182,8 @@ class Call:
             scratch.ctypes.data,
             threads,
             launcher() if threads > 1 else None,
+            packed.fixed.scale if packed.fixed else 0.0,
+            packed.fixed.stored if packed.fixed else 0,
         )
 
     def __call__(self) -> None:
@@ -177,6 +206,12 @@ def generate(spec: LinearSpec, isa: Isa, schedule: Schedule | None = None) -> Li
         return LookupText(spec, isa, schedule, stored, LookupWorkspace(*sizes))
     text = TiledText if isa.has("amx_tile") else LinearText
     return text(spec, isa, schedule, stored, Workspace(*sizes))
+
+
+def zero_offset(weight: Quantized, fixed: Fixed) -> np.ndarray:
+    """What the zero point of activations adds to every row of a product: float32 [N]."""
+    sums = [part.decode().astype(np.float64).sum(1) for _, part in weight.chunks(1 << 10)]
+    return (-fixed.scale * fixed.stored * np.concatenate(sums)).astype(np.float32)
 
 
 def _stored(numbers: np.ndarray, dtype: str) -> np.ndarray:

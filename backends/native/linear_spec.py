@@ -40,10 +40,16 @@ class Activation:
     grouped: bool = False
     dtype: str = "f32"
     """What they are before: `f32` or `bf16`."""
+    fixed: bool = False
+    """Whether one scale and zero point, known before, serve all rows: codes u8, or s8, of calibrated activations."""
 
     def __post_init__(self) -> None:
         if self.dtype not in ("f32", "bf16"):
             raise BadInput(f"activations of {self.dtype}", hint="f32 or bf16")
+        if self.fixed and (self.bits != 8 or self.grouped):
+            raise BadInput(
+                "activations of a fixed scale that have 16 bits or scales of their own", hint="8 bits, one scale"
+            )
         if self.bits not in ACTIVATION_BITS:
             raise BadInput(f"activations of {self.bits} bits", hint="8 or 16 bits")
 
@@ -58,7 +64,8 @@ class Activation:
         return 127 if self.bits == 8 else 127 * 256 + 127
 
     def __str__(self) -> str:
-        return f"A{self.bits}{'g' if self.grouped else ''}{' of bf16' if self.dtype == 'bf16' else ''}"
+        scales = "g" if self.grouped else " of a fixed scale" if self.fixed else ""
+        return f"A{self.bits}{scales}{' of bf16' if self.dtype == 'bf16' else ''}"
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,8 @@ def obstacle(spec: LinearSpec, isa: Isa) -> str:
         return "its vectors look up no bytes"
     if isa.has("amx_tile"):
         return "its tiles have no part in lookups: avx512_vbmi is what remains"
+    if spec.activation.fixed:
+        return "tables are made of activations that each row scales by itself"
     if spec.lattice.tables:
         return f"the values of {spec.weight.element} are no multiples of their bits"
     if spec.weight.bits > MOST_BITS:

@@ -23,7 +23,7 @@ from qcc.backends.native.isa import Isa, best, named
 from qcc.backends.native.linear import Call, LinearKernel, Packed
 from qcc.backends.native.linear_spec import LinearSpec, Schedule
 from qcc.ir import target
-from qcc.ir.errors import BadInput, MissingExtra
+from qcc.ir.errors import BadInput, MissingExtra, NotSupported
 
 from .emit_activations import Prepare, WideWorkspace
 from .emit_linear import Product
@@ -39,6 +39,8 @@ class TirKernel(LinearKernel):
     form = "portable TIR"
 
     def __init__(self, spec: LinearSpec, schedule: Schedule | None = None, cpu: str = "host") -> None:
+        if spec.activation.fixed:
+            raise NotSupported(f"{spec}: the TIR form rounds each row by its own scale", hint="install a C compiler")
         text = linear.generate(spec, named("portable"), schedule)
         self.spec, self.isa, self.schedule, self.storage = spec, text.isa, text.schedule, text.storage
         self.panel_bytes, self.threads = 0, 1

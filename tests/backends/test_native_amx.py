@@ -247,7 +247,7 @@ int main(void) {
             if (posix_memalign((void **)&w, 64, BLOCKS * BLOCK_BYTES + READ_AHEAD)) return 2;
             if (posix_memalign((void **)&scratch, 64, rows + panels)) return 2;
             memset(w, 1, BLOCKS * BLOCK_BYTES + READ_AHEAD);
-            qcc_linear((input *)x, w, 0, (float *)y, m, 1.0f, scratch, 1, 0);
+            qcc_linear((input *)x, w, 0, (float *)y, m, 1.0f, scratch, 1, 0, 0, 0);
             linear_job job = {0, scratch, w, 0, (float *)y, scratch + rows, m, 1.0f};
             block_task(&job, blocks, BLOCKS, threads - 1); /* the memory of the last thread */
             free(w), free(scratch), free(y), free(x);

@@ -254,7 +254,7 @@ int main(int count, char **names) {
         for (int threads = 1; threads < 4; threads++) {
             float *y = fenced("y", m * N * sizeof(float), 0);
             uint8_t *scratch = taken("scratch", m * ROW_BYTES + threads * PANEL_BYTES, 0, 0);
-            qcc_linear(x, w, threads == 2 ? 0 : bias, y, m, alpha, scratch, threads, qcc_launch);
+            qcc_linear(x, w, threads == 2 ? 0 : bias, y, m, alpha, scratch, threads, qcc_launch, 0, 0);
             fwrite(y, sizeof(float), m * N, out);
             free(scratch);
         }

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from qcc.backends.native import isa, linear, linear_spec, memory
-from qcc.backends.native.linear import LinearKernel, Packed
+from qcc.backends.native.linear import Fixed, LinearKernel, Packed
 from qcc.backends.native.linear_spec import Activation, LinearSpec, Schedule
 from qcc.ir import target
 from qcc.ir.errors import BadInput, NotSupported
@@ -38,6 +38,39 @@ def test_integers(case: Case) -> None:
 @pytest.mark.parametrize("bits", range(2, 8))
 def test_dense_integers(bits: int) -> None:
     check(Case(f"i{bits}, f32 per 32", 17, 72, A8, "avx512_vbmi", Schedule(unpack="dense", tile=1)), rows=(1, 2))
+
+
+@each_header
+@pytest.mark.parametrize("fmt", ["i8, f32 per *", "i4, f16 per 32", "u3, f32 per 16, zero u3"])
+def test_activations_of_a_fixed_scale(name: str, fmt: str) -> None:
+    """Codes are those of QuantizeLinear; the zero point is folded into what is added to a row."""
+    n, k, rng = 35, 96, np.random.default_rng(4)
+    spec = LinearSpec(n, k, Format.parse(fmt), Activation(8, fixed=True))
+    kernel, weight = linear.build(spec, isa.named(name)), weights(spec.weight, (n, k), "random", False, rng)
+    decoded = weight.decode().astype(np.float64)
+    x = (rng.integers(-150, 150, (3, k)) * np.float32(0.025)).astype(
+        np.float32
+    )  # halves of a code, and beyond the ends
+    x[1, :4] = (1e30, -1e30, np.inf, -np.inf)
+    for fixed in (Fixed(0.05, 131), Fixed(0.05, 0), Fixed(0.05, 255), Fixed(0.05, -7, signed=True)):
+        low = -128 if fixed.signed else 0
+        codes = np.clip(np.rint(x / np.float32(fixed.scale)) + fixed.zero, low, low + 255) - fixed.zero
+        bias = rng.standard_normal(n).astype(np.float32)
+        y = kernel(x, kernel.pack(weight, fixed), bias)
+        expected = codes.astype(np.float64) @ decoded.T * np.float32(fixed.scale) + bias
+        np.testing.assert_allclose(y, expected, rtol=0, atol=3e-6 * np.abs(expected).max())
+
+
+def test_a_fixed_scale_is_asked_for() -> None:
+    plain, fixed = Case("i8, f32 per *", 16, 16, A8, BEST), Activation(8, fixed=True)
+    weight = weights(plain.spec.weight, (16, 16), "random", False, np.random.default_rng(1))
+    with pytest.raises(BadInput, match="is not taken"):
+        plain.build().pack(weight, Fixed(1.0, 0))
+    with pytest.raises(BadInput, match="is missing"):
+        linear.build(LinearSpec(16, 16, plain.spec.weight, fixed), isa.named(BEST)).pack(weight)
+    for wrong in ({"bits": 16}, {"grouped": True}):
+        with pytest.raises(BadInput, match="fixed scale"):
+            Activation(**({"bits": 8} | wrong), fixed=True)
 
 
 WITH_512_BITS = ("avx2", "fma", "f16c", "avx512f", "avx512vl", "avx512_vnni")

@@ -1,8 +1,8 @@
 /* Activations in whole numbers: q = round(x / scale), scale = max |x| / LIMIT for every row, or group of a row.
 
 The kernel defines K, COLUMNS (K with its padding), GROUP, GROUPS (of the row), GROUPED (a scale for each group),
-PARTS (1: int8, 2: int16 as high and low byte), LIMIT, BF16 (bfloat16 input, else float32), and where a row's numbers lie: ROW_BYTES, STARTS_AT, SCALES_AT,
-TOTALS_AT. What sums of products start with is OFFSET times minus the sum of the bytes of a group: what the bytes of the
+PARTS (1: int8, 2: int16 as high and low byte), LIMIT, BF16 (bfloat16 input, else float32), FIXED (one scale and zero point, given with the call), and where a row's numbers
+lie: ROW_BYTES, STARTS_AT, SCALES_AT, TOTALS_AT. What sums of products start with is OFFSET times minus the sum of the bytes of a group: what the bytes of the
 weight are too high by. Padding is 0. A row that is not finite gets a scale that is not finite either. */
 
 #if BF16
@@ -70,6 +70,24 @@ static int32_t sum_of(const int8_t *q, long count) {
     int32_t sum = 0;
     for (long i = 0; i < count; i++) sum += q[i];
     return sum;
+}
+
+/* q = round(x / scale) + zero, as QuantizeLinear of ONNX; what `zero` adds to a product is the same for all rows. */
+static void prepare_fixed(const input *x, uint8_t *row, float scale, int zero) {
+    int8_t *q = QUANTIZED(row, 0);
+    memset(row + K, 0, COLUMNS - K);
+    for (long i = 0; i < K; i++) {
+        float code = rintf(number(x[i]) / scale) + (float)zero;
+        code = code < 127.0f ? code : 127.0f;
+        q[i] = (int8_t)(code > -128.0f ? code : -128.0f);
+    }
+    SCALES(row)[0] = scale;
+    for (long g = 0; g < GROUPS; g++) {
+        const long from = g * GROUP, count = K - from < GROUP ? K - from : GROUP;
+        const int32_t sum = count > 0 ? sum_of(q + from, count) : 0;
+        STARTS(row, 0)[g] = -OFFSET * sum;
+        TOTALS(row)[g] = (float)sum;
+    }
 }
 
 static void prepare_row(const input *x, uint8_t *row) {

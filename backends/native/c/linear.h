@@ -3,7 +3,12 @@
 static void prepare_task(void *data, long first, long last, int thread) {
     const linear_job *job = data;
     (void)thread;
-    for (long m = first; m < last; m++) prepare_row(job->input + m * K, ROW((uint8_t *)job->x, m));
+    for (long m = first; m < last; m++)
+#if FIXED
+        prepare_fixed(job->input + m * K, ROW((uint8_t *)job->x, m), job->scale, job->zero);
+#else
+        prepare_row(job->input + m * K, ROW((uint8_t *)job->x, m));
+#endif
 }
 
 static void block_task(void *data, long first, long last, int thread) {
@@ -33,14 +38,14 @@ void qcc_prepare(const input *input, long m, uint8_t *x) {
 /* Some blocks of the result on the calling thread; `panel` is its PANEL_BYTES, where they are not 0. */
 void qcc_blocks(const uint8_t *x, const uint8_t *w, const float *bias, float *y, long m, float alpha, uint8_t *panel,
                 long first, long last) {
-    linear_job job = {0, x, w, bias, y, panel, m, alpha};
+    linear_job job = {0, x, w, bias, y, panel, m, alpha, 0, 0};
     block_task(&job, first, last, 0);
 }
 
-/* Everything: `scratch` holds m rows of ROW_BYTES, then a panel for each thread; both aligned to 64 bytes. */
+/* Everything; `scale` and `zero` are of activations, where they are FIXED, else not used. `scratch` holds m rows of ROW_BYTES, then a panel for each thread; both aligned to 64 bytes. */
 void qcc_linear(const input *input, const uint8_t *w, const float *bias, float *y, long m, float alpha,
-                uint8_t *scratch, int threads, launch_fn launch) {
-    linear_job job = {input, scratch, w, bias, y, scratch + (size_t)m * ROW_BYTES, m, alpha};
+                uint8_t *scratch, int threads, launch_fn launch, float scale, int zero) {
+    linear_job job = {input, scratch, w, bias, y, scratch + (size_t)m * ROW_BYTES, m, alpha, scale, zero};
     if (threads <= 1 || !launch) {
         prepare_task(&job, 0, m, 0);
         block_task(&job, 0, BLOCKS, 0);

@@ -12,6 +12,8 @@ typedef struct {
     uint8_t *panels;        /* PANEL_BYTES a thread */
     long m;
     float alpha;            /* a factor of every result: the scale of the whole weight */
+    float scale;            /* of activations, where it is FIXED, and their zero point, of codes -128 to 127 */
+    int zero;
 } linear_job;
 
 #define ROWS_OF(block) ((int)(N - (block) * BLOCK_ROWS < BLOCK_ROWS ? N - (block) * BLOCK_ROWS : BLOCK_ROWS))
