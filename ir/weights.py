@@ -126,8 +126,17 @@ class WeightStore:
         return _in_memory(self._arrays.values())
 
     def save(self, path: Path) -> None:
-        """Write all tensors to a safetensors file, one at a time, wide dtypes first: each is aligned to its items."""
-        order = sorted(self._arrays, key=lambda name: (-self._arrays[name].dtype.itemsize, name))
+        """Write all tensors to a safetensors file, one at a time.
+
+        Those that fill whole cache lines come first and begin at one; then wide dtypes, so that all are aligned to their
+        items.
+        """
+
+        def place(name: str) -> tuple[bool, int, str]:
+            array = self._arrays[name]
+            return array.nbytes % _ALIGNMENT != 0, -array.dtype.itemsize, name
+
+        order = sorted(self._arrays, key=place)
         header: dict[str, object] = {}
         raw: dict[str, list[object]] = {}
         offset = 0

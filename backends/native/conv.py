@@ -50,6 +50,8 @@ class PackedConv:
     """int32 [3]: the byte of zero in the result, and the ends of the clamp."""
     clamp: np.ndarray
     """float32 [2]: the ends of the clamp of an f32 result."""
+    numbers: np.ndarray
+    """float32: the scale of the result, then the numbers of the epilogue."""
 
 
 class ConvKernel:
@@ -63,7 +65,7 @@ class ConvKernel:
         self._run = compile.load(compile.compile_c(self.source, text.isa.flags)).qcc_conv
         self._run.restype = None
         pointer = ctypes.c_void_p
-        self._run.argtypes = [*[pointer] * 5, *[ctypes.c_long] * 3, pointer, pointer, ctypes.c_int, pointer]
+        self._run.argtypes = [*[pointer] * 5, *[ctypes.c_long] * 3, *[pointer] * 3, ctypes.c_int, pointer]
 
     def resized(self, height: int, width: int) -> ConvKernel:
         """The same kernel for images of another size, in the same schedule; packed weights serve both."""
@@ -77,13 +79,15 @@ class ConvKernel:
         scales: Scales,
         bias: np.ndarray | None = None,
         clamp: tuple[float, float] = (-np.inf, np.inf),
+        numbers: Sequence[float] = (),
     ) -> PackedConv:
         """A weight int8 [channels, input channels / groups, kernel height, kernel width] in the kernel's layout.
 
-        `bias` is int32 [channels], in units of `scales.x * scales.weight`; `clamp` bounds the result, as a ReLU does.
+        `bias` is int32 [channels], in units of `scales.x * scales.weight`; `clamp` bounds the result, as a ReLU does,
+        where there is no epilogue; `numbers` are those of the epilogue.
         `BadInput` for another shape, a scale that is no positive number, or sums that an int32 does not hold.
         """
-        return pack(replace(self._text, spec=self.spec), weight, scales, bias, clamp)
+        return pack(replace(self._text, spec=self.spec), weight, scales, bias, clamp, numbers)
 
     def __call__(
         self, x: np.ndarray, packed: PackedConv, *, out: np.ndarray | None = None, threads: int = 1
@@ -128,7 +132,7 @@ class ConvCall:
     def __init__(self, kernel: ConvKernel, x: np.ndarray, packed: PackedConv, y: np.ndarray, threads: int) -> None:
         self.y, self._held, self._run = y, (kernel, x, packed), kernel.run
         buffers = (x, packed.weight, packed.start, packed.scale, y)
-        ends = (packed.codes.ctypes.data, packed.clamp.ctypes.data)
+        ends = (packed.codes.ctypes.data, packed.clamp.ctypes.data, packed.numbers.ctypes.data)
         pool = launcher() if threads > 1 else None
         size = (len(x), kernel.spec.x.height, kernel.spec.x.width)
         self._arguments = (*(b.ctypes.data for b in buffers), *size, *ends, threads, pool)
@@ -143,6 +147,7 @@ def pack(
     scales: Scales,
     bias: np.ndarray | None = None,
     clamp: tuple[float, float] = (-np.inf, np.inf),
+    numbers: Sequence[float] = (),
 ) -> PackedConv:
     """`ConvKernel.pack` of a kernel that is not compiled yet."""
     spec = text.spec
@@ -150,6 +155,10 @@ def pack(
         raise BadInput(f"the weight is {list(weight.shape)} {weight.dtype}", hint=f"pass {list(spec.weight)} int8")
     if bias is not None and (bias.dtype != np.int32 or bias.shape != (spec.channels,)):
         raise BadInput(f"the bias is {list(bias.shape)} {bias.dtype}", hint=f"pass [{spec.channels}] int32")
+    if len(numbers) != spec.numbers or (spec.epilogue is not None and clamp != (-np.inf, np.inf)):
+        raise BadInput(
+            f"{len(numbers)} numbers and clamp {clamp} for epilogue {spec.epilogue}, which takes {spec.numbers}"
+        )
     start = _starts(weight, spec.x.stored(scales.x_zero), bias)
     factors = _factors(spec, scales)
     lanes = (spec.output_blocks, BLOCK)
@@ -159,6 +168,7 @@ def pack(
         _filled(factors, np.dtype(np.float32), lanes),
         _codes(spec, scales, clamp),
         np.array(clamp, np.float32),
+        np.array([scales.y, *numbers], np.float32),
     )
 
 
@@ -204,7 +214,7 @@ def _factors(spec: ConvSpec, scales: Scales) -> np.ndarray:
     if weight.shape != (spec.channels,):
         raise BadInput(f"scales of the weight are {list(weight.shape)}", hint=f"pass [{spec.channels}]")
     factors = np.float32(scales.x) * weight
-    if spec.dtype != "f32":
+    if spec.dtype != "f32" and spec.epilogue is None:
         factors = factors / np.float32(scales.y)
     if not (np.isfinite(factors) & (factors > 0)).all():
         channel = int(np.flatnonzero(~(np.isfinite(factors) & (factors > 0)))[0])

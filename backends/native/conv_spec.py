@@ -17,6 +17,7 @@ from qcc.ir.errors import BadInput, NotSupported
 from .blocked import BLOCK, NARROW, Blocked, Sides
 from .isa import Isa
 from .memory import READ_AHEAD
+from .rows_expression import Node
 
 Pair = tuple[int, int]
 TAPS = 4
@@ -42,6 +43,9 @@ class ConvSpec:
     """Of the result: `u8`, `s8` or `f32`."""
     halo: Sides = (0, 0, 0, 0)
     """Of the result."""
+    epilogue: Node | None = None
+    """What becomes of every number before it is rounded: an expression of `x`, and of numbers `n0[1]`, `n1[1]` ... that
+    are given with the weight."""
 
     def __post_init__(self) -> None:
         if min(*self.kernel, *self.strides, *self.dilations, self.groups, self.channels) < 1 or min(self.pads) < 0:
@@ -79,7 +83,8 @@ class ConvSpec:
         parts = [f"conv {self.kernel[0]}x{self.kernel[1]} {self.x} -> {self.channels} {self.dtype}"]
         parts += [f"strides {self.strides}"] * (self.strides != (1, 1)) + [f"pads {self.pads}"] * any(self.pads)
         parts += [f"dilations {self.dilations}"] * (self.dilations != (1, 1))
-        return " ".join([*parts, *[f"groups {self.groups}"] * (self.groups > 1)])
+        parts += [f"groups {self.groups}"] * (self.groups > 1) + [f"then {self.epilogue}"] * (self.epilogue is not None)
+        return " ".join(parts)
 
     @property
     def reach(self) -> Pair:
@@ -124,6 +129,12 @@ class ConvSpec:
     def overread(self) -> int:
         """Bytes that a depthwise kernel of fewer than four columns reads behind the last pixel."""
         return max(0, TAPS - self.kernel[1]) * self.dilations[1] * BLOCK
+
+    @property
+    def numbers(self) -> int:
+        """Numbers that the epilogue takes."""
+        names = [n.name for n in self.epilogue.walk() if n.op == "single"] if self.epilogue else []
+        return max((int(name[1:]) + 1 for name in names), default=0)
 
     @property
     def output_blocks(self) -> int:

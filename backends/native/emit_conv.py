@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from .blocked import BLOCK
 from .conv_spec import TAPS, ConvSchedule, ConvSpec
+from .emit_rows import function_of
 from .isa import C_FOLDER, Isa
 
 
@@ -54,6 +55,9 @@ class ConvText:
         """The whole C text."""
         lines = [f"/* {self.spec}, {self.isa.name}: {self.schedule} */", "#include <stddef.h>"]
         lines += [self.isa.text(), (C_FOLDER / f"conv_{self.isa.header}").read_text()]
+        if self.spec.epilogue is not None:
+            lines += [(C_FOLDER / name).read_text() for name in (f"rows_{self.isa.header}", "functions.h")]
+            lines += function_of(self.spec.epilogue, "epilogue")
         lines += [*self._constants(), (C_FOLDER / "conv_job.h").read_text()]
         for tile in self._tiles():
             lines += self._depthwise(tile) if self.spec.depthwise else self._channels(tile)
@@ -187,6 +191,9 @@ class ConvText:
             yield "    const code_range range = range_of(job->zero, job->low, job->high);"
         for v in range(tile.vectors):
             yield f"    {{ const floats scale = load_f32(job->scale + 16 * (block + {v}));"
+            if self.spec.epilogue is not None:
+                yield from self._epilogue(tile, v)
+                continue
             for r in range(tile.rows):
                 row = f"y + {v} * job->y_plane + {r} * job->y_row"
                 if self.spec.dtype == "f32":
@@ -199,6 +206,25 @@ class ConvText:
                     yield f"      store_codes({row} + {BLOCK * q}, {count}, {sums}, scale, range);"
             yield "    }"
         yield "}"
+
+    def _epilogue(self, tile: Tile, v: int) -> Iterator[str]:
+        """Numbers through the expression, then stored, or rounded as QuantizeLinear does: by a division."""
+        codes = self.spec.dtype != "f32"
+        for r, q in tile.pixels:
+            yield f"      const floats y_{r}_{q} = epilogue(mul(to_floats(a_{v}_{r}_{q}), scale), job->numbers + 1);"
+            if codes:
+                scaled = f"divide(y_{r}_{q}, set_floats(job->numbers[0]))"
+                yield f"      const ints c_{r}_{q} = to_ints(min_floats({scaled}, set_floats(0x1p20f)));"
+        for r in range(tile.rows):
+            row = f"y + {v} * job->y_plane + {r} * job->y_row"
+            for q in range(0, tile.columns, 4 if codes else 1):
+                if codes:
+                    sums = ", ".join(f"c_{r}_{min(q + k, tile.columns - 1)}" for k in range(4))
+                    count = min(4, tile.columns - q)
+                    yield f"      store_codes({row} + {BLOCK * q}, {count}, {sums}, set_floats(1.0f), range);"
+                else:
+                    yield f"      store_floats({row} + {BLOCK * q}, y_{r}_{q}, 16);"
+        yield "    }"
 
     def _choose(self) -> Iterator[str]:
         """`tile(whole, vectors, fetch, ...)`: the function for a whole tile, or one pixel, of some channels."""

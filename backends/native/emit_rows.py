@@ -277,15 +277,37 @@ class RowsText:
 
     def _value(self, node: Node, args: list[str]) -> str:
         """An operation on variables."""
-        if node.op == "number":
-            return f"set_floats({_literal(node.value)})"
         if node.op == "single":
             return f"set_floats(*job->inputs[{self.spec.inputs.index(node)}])"
-        if node.op in ("min", "max") and any(a.op == "number" for a in node.args):
-            # a number as the first argument needs no care of NaN
-            first, second = args if node.args[0].op == "number" else args[::-1]
-            return f"{node.op}_floats({first}, {second})"
-        return f"{_CALLS.get(node.op, node.op)}({', '.join(args)})"
+        return operation(node, args)
+
+
+def function_of(expression: Node, name: str) -> Iterator[str]:
+    """`floats name(floats x, const float *n)`: an expression of a tensor `x`, and of single numbers `n0`, `n1` ..."""
+    made: dict[Node, str] = {}
+    yield f"INLINE floats {name}(floats x, const float *n) {{"
+    for node in expression.walk():
+        if node in made:
+            continue
+        if node.op == "tensor":
+            made[node] = "x"
+            continue
+        made[node] = f"v{len(made)}"
+        single = f"set_floats(n[{node.name[1:]}])" if node.op == "single" else ""
+        yield f"    const floats {made[node]} = {single or operation(node, [made[a] for a in node.args])};"
+    yield f"    return {made[expression]};"
+    yield "}"
+
+
+def operation(node: Node, args: list[str]) -> str:
+    """An operation on variables, or a number, in the vocabulary of vectors."""
+    if node.op == "number":
+        return f"set_floats({_literal(node.value)})"
+    if node.op in ("min", "max") and any(a.op == "number" for a in node.args):
+        # a number as the first argument needs no care of NaN
+        first, second = args if node.args[0].op == "number" else args[::-1]
+        return f"{node.op}_floats({first}, {second})"
+    return f"{_CALLS.get(node.op, node.op)}({', '.join(args)})"
 
 
 def _fixed(node: Node) -> bool:

@@ -23,6 +23,7 @@ from .isa import Isa
 from .linear_spec import LinearSpec, Schedule, check_schedule, default_schedule
 from .memory import ALIGNMENT, READ_AHEAD, aligned
 from .pool import launcher
+from .storage import Storage
 
 
 @dataclass(frozen=True)
@@ -88,23 +89,7 @@ class LinearKernel:
 
         A kernel for activations of a fixed scale takes the scale here.
         """
-        spec = self.spec
-        if (fixed is not None) != spec.activation.fixed:
-            raise BadInput(f"{spec}: a scale of activations is {'missing' if spec.activation.fixed else 'not taken'}")
-        if weight.format != spec.weight or weight.shape != (spec.n, spec.k):
-            raise BadInput(
-                f"the kernel is for [{spec.n}, {spec.k}] in {str(spec.weight)!r}, the weight is {list(weight.shape)} "
-                f"in {str(weight.format)!r}"
-            )
-        levels = {name: _stored(weight.parts[name], level.dtype) for name, level in spec.levels.items()}
-        alpha = spec.lattice.step
-        for name in spec.tensor_levels:
-            alpha *= float(np.asarray(weight.parts[name]).astype(np.float32).reshape(()))
-        bits = {"codes": spec.weight.bits} | {name: 8 for name, held in levels.items() if held.dtype.itemsize == 1}
-        records = self.storage.layout.pack({"codes": weight.codes, **levels}, bits, weight.shape)
-        data = aligned(self.storage.bytes + READ_AHEAD)
-        data[: records.size] = records.reshape(-1)
-        return Packed(data[: self.storage.bytes], alpha, fixed, fixed and zero_offset(weight, fixed))
+        return pack(self.spec, self.storage, weight, fixed)
 
     def __call__(
         self,
@@ -188,6 +173,26 @@ class Call:
 
     def __call__(self) -> None:
         self._run(*self._arguments)
+
+
+def pack(spec: LinearSpec, stored: Storage, weight: Quantized, fixed: Fixed | None = None) -> Packed:
+    """`LinearKernel.pack` for a kernel that is not compiled yet."""
+    if (fixed is not None) != spec.activation.fixed:
+        raise BadInput(f"{spec}: a scale of activations is {'missing' if spec.activation.fixed else 'not taken'}")
+    if weight.format != spec.weight or weight.shape != (spec.n, spec.k):
+        raise BadInput(
+            f"the kernel is for [{spec.n}, {spec.k}] in {str(spec.weight)!r}, the weight is {list(weight.shape)} "
+            f"in {str(weight.format)!r}"
+        )
+    levels = {name: _stored(weight.parts[name], level.dtype) for name, level in spec.levels.items()}
+    alpha = spec.lattice.step
+    for name in spec.tensor_levels:
+        alpha *= float(np.asarray(weight.parts[name]).astype(np.float32).reshape(()))
+    bits = {"codes": spec.weight.bits} | {name: 8 for name, held in levels.items() if held.dtype.itemsize == 1}
+    records = stored.layout.pack({"codes": weight.codes, **levels}, bits, weight.shape)
+    data = aligned(stored.bytes + READ_AHEAD)
+    data[: records.size] = records.reshape(-1)
+    return Packed(data[: stored.bytes], alpha, fixed, fixed and zero_offset(weight, fixed))
 
 
 def build(spec: LinearSpec, isa: Isa, schedule: Schedule | None = None) -> LinearKernel:

@@ -21,7 +21,7 @@ EXTRA = "pip install 'qcc[tvm]'"
 def tvm() -> Tvm:
     """The package; `MissingExtra` where it is not installed. Importing it takes 3 s."""
     try:
-        with _without_torch():
+        with without_torch():
             return importlib.import_module("tvm")
     except ImportError as error:
         raise MissingExtra("the TIR form of kernels needs TVM", hint=EXTRA) from error
@@ -50,13 +50,13 @@ def compile_module(module: Tvm, cpu: str) -> Tvm:
 
     `cpu` is "host", "generic", which every processor of the host's kind runs, or a name that LLVM has; else `BadInput`.
     """
-    package, target = tvm(), _target(cpu)
+    package, target = tvm(), target_of(cpu)
     once = {"tirx.disable_cse_tir": True}  # the kernels keep what they use twice, and the search takes seconds
     with package.transform.PassContext(config=once):
         return package.tirx.build(module, target=target)
 
 
-def _target(cpu: str) -> Tvm:
+def target_of(cpu: str) -> Tvm:
     """The host without `mcpu` is the least processor of its kind."""
     package = tvm()
     if cpu == "generic":
@@ -69,7 +69,7 @@ def _target(cpu: str) -> Tvm:
 
 
 @contextmanager
-def _without_torch() -> Generator[None]:
+def without_torch() -> Generator[None]:
     """TVM imports torch wherever it finds it, for 2 s and 200 MB, and needs it for no kernel."""
     hidden = "torch" not in sys.modules
     if hidden:

@@ -20,6 +20,7 @@ from qcc.backends.native.blocked import Blocked
 from qcc.backends.native.conv import ConvKernel, Scales
 from qcc.backends.native.conv_spec import ConvSchedule, ConvSpec, default_schedule, space
 from qcc.backends.native.memory import READ_AHEAD
+from qcc.backends.native.rows_expression import parse
 from qcc.ir import target
 from qcc.ir.errors import BadInput, NotSupported
 from tests.backends.native_oracle import host_isas
@@ -215,6 +216,44 @@ def test_a_clamp_is_that_of_numbers() -> None:
             np.testing.assert_array_equal(spec.y.unpack(y), expected(spec, total, scales, clamp))
 
 
+@pytest.mark.parametrize("each", HEADERS)
+@pytest.mark.parametrize("dtype", ["u8", "s8", "f32"])
+def test_an_expression_follows_before_rounding(each: str, dtype: str) -> None:
+    """A hard swish of what was rounded before, times a number, plus another: what stands between convolutions."""
+    expression = parse("hard_swish((clip(round(x / n0[1]) + n1[1], 0, 255) - n1[1]) * n0[1]) * n2[1] + n3[1]")
+    spec = replace(SPECS["3x3"], dtype=dtype, epilogue=expression, halo=SAME)
+    rng, kernel = np.random.default_rng(2), conv.build(spec, isa.named(each))
+    x, w, bias = (
+        codes(spec, 2, rng),
+        weights(spec, rng, "random"),
+        rng.integers(-99, 99, spec.channels).astype(np.int32),
+    )
+    total, scale, zero = sums(spec, x, w, bias, 5), np.full(spec.channels, 1e-3, np.float32), 0 if dtype != "u8" else 30
+    numbers = (0.06, 101.0, 1.5, -0.25)
+    y = kernel(spec.x.pack(x, 5), kernel.pack(w, Scales(0.02, scale, 0.04, 5, zero), bias, numbers=numbers))
+    a, b, c, d = map(np.float32, numbers)
+    f = total.astype(np.float32) * (np.float32(0.02) * scale)[:, None, None]
+    f = (np.clip(np.rint(f / a) + b, 0, 255) - b) * a
+    f = f * np.clip(f * np.float32(1 / 6) + np.float32(0.5), 0, 1) * c + d
+    if dtype == "f32":
+        np.testing.assert_allclose(spec.y.unpack(y), f, rtol=1e-6, atol=1e-6)
+        return
+    low = 0 if dtype == "u8" else -128
+    wanted = np.clip(np.rint(f / np.float32(0.04)) + zero, low, low + 255)
+    off = np.abs(spec.y.unpack(y).astype(np.int64) - wanted)
+    assert off.max() <= 1
+    assert np.count_nonzero(off) <= 1e-4 * off.size, "only where the last bit of a product decides"
+    assert len(np.unique(wanted)) > 50
+
+
+def test_an_expression_gets_its_numbers() -> None:
+    spec = replace(SPECS["3x3"], epilogue=parse("x * n0[1] + n2[1]"))
+    kernel, ones = conv.build(spec, isa.named(BEST)), np.ones(spec.weight, np.int8)
+    for wrong in ({"numbers": (1.0,)}, {"numbers": (1.0, 2.0, 3.0), "clamp": (0.0, 1.0)}):
+        with pytest.raises(BadInput, match="which takes 3"):
+            kernel.pack(ones, Scales(1, np.ones(40, np.float32)), **wrong)
+
+
 # Against another implementation
 
 
@@ -381,7 +420,7 @@ int main(int count, char **names) {
     int32_t *start = taken(64 * BLOCKS, 0, 1);
     float *scale = taken(64 * BLOCKS, 0, 1);
     output *y = taken(IMAGES * Y_IMAGE * sizeof(output), 0, 0);
-    qcc_conv(x, w, start, scale, y, IMAGES, IMAGE_HEIGHT, IMAGE_WIDTH, codes, clamp, 1, 0);
+    qcc_conv(x, w, start, scale, y, IMAGES, IMAGE_HEIGHT, IMAGE_WIDTH, codes, clamp, 0, 1, 0);
     fwrite(y, sizeof(output), IMAGES * Y_IMAGE, out);
     return fclose(out);
 }

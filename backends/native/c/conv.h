@@ -56,8 +56,9 @@ static void conv_task(void *data, long first_task, long last_task, int thread) {
 
 /* `images` of `height` x `width` pixels, halo not counted. */
 void qcc_conv(const uint8_t *x, const int8_t *w, const int32_t *start, const float *scale, output *y, long images,
-              long height, long width, const int *codes, const float *clamp, int threads, launch_fn launch) {
-    conv_job job = {x, w, start, scale, y, codes[0], codes[1], codes[2], clamp[0], clamp[1]};
+              long height, long width, const int *codes, const float *clamp, const float *numbers, int threads,
+              launch_fn launch) {
+    conv_job job = {x, w, start, scale, y, codes[0], codes[1], codes[2], clamp[0], clamp[1], numbers};
     job.height = (height + PAD_TOP + PAD_BOTTOM - REACH_ROWS) / STRIDE_ROWS + 1;
     job.width = (width + PAD_LEFT + PAD_RIGHT - REACH_COLUMNS) / STRIDE_COLUMNS + 1;
     job.x_row = (X_HALO_LEFT + width + X_HALO_RIGHT) * X_BLOCK;

@@ -11,6 +11,7 @@ typedef struct {
     output *y;
     int zero, low, high;    /* of codes: that of zero, and the ends of the clamp */
     float least, most;      /* of numbers: the ends of the clamp */
+    const float *numbers;   /* the scale of the result, then those of the epilogue */
     long height, width;     /* of a result */
     long x_row, x_plane, x_image, y_row, y_plane, y_image; /* elements from one to the next */
 } conv_job;

@@ -1,0 +1,145 @@
+"""Run `network.so` of an artifact folder on TVM's runtime alone: no compiler and no torch; weights are mapped.
+
+The runtime is `libtvm_runtime.so` of the package apache-tvm, reached through apache-tvm-ffi: importing the package
+itself would load its compiler.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import importlib.util
+import json
+import shutil
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qcc.backends.native import isa
+from qcc.backends.native.memory import ALIGNMENT, aligned
+from qcc.ir import target
+from qcc.ir.errors import BadInput, MissingExtra
+from qcc.ir.weights import WeightStore
+
+from .toolchain import without_torch
+
+LIBRARY, NETWORK = "network.so", "network.json"
+SLACK, SLACK_BYTES = "~slack", 65
+"""The last tensor of the weights file: kernels read up to 64 bytes behind a weight."""
+EXTRA = "pip install 'qcc[tvm]'"
+_CPU, _POOLED = 1, 2
+"""Of TVM: the number of the device, and of the allocator that keeps memory for the next call."""
+
+
+class NetworkRunner:
+    """A network in TVM's virtual machine. `run` may be called from several threads; one call runs at a time."""
+
+    device = wanted = "cpu"
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        record = _record(folder)
+        ffi = _runtime(record, folder)
+        isa.check(isa.named(record["isa"]), target.load("cpu"))
+        self.inputs: list[str] = record["inputs"]
+        self.outputs: list[str] = record["outputs"]
+        self._dtypes = [np.dtype(name) for name in record["dtypes"]]
+        self._lock = threading.Lock()
+        self._ffi = ffi
+        try:
+            # a copy: the system would give back what it loaded before under the same path
+            with tempfile.TemporaryDirectory(prefix="qcc-") as scratch:
+                library = shutil.copy(folder / LIBRARY, Path(scratch, LIBRARY))
+                self._machine = ffi.load_module(str(library))["vm_load_executable"]()
+                ctypes.CDLL(str(library)).qcc_set_threads(threads or target.load("cpu").cores)
+            self._machine["vm_initialization"](_CPU, 0, _POOLED)
+            self._main = self._machine["main"]
+        except (RuntimeError, OSError, AttributeError) as error:
+            raise BadInput(
+                f"{folder / LIBRARY}: TVM's runtime does not load it: {_line(error)}", hint="compile the model again"
+            ) from error
+        self._store = WeightStore.open(folder / record["weights"])
+        self._weights = [ffi.from_dlpack(_writable(self._store[name])) for name in record["parameters"]]
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The outputs by name; `BadInput` where the network fails on these inputs."""
+        arrays = [_placed(feeds[name], dtype) for name, dtype in zip(self.inputs, self._dtypes, strict=True)]
+        try:
+            with self._lock:
+                results = self._main(*[self._ffi.from_dlpack(array) for array in arrays], *self._weights)
+                return {n: np.from_dlpack(r).copy() for n, r in zip(self.outputs, results, strict=True)}
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise BadInput(
+                f"the network does not run on these inputs: {_line(error)}", hint="check their shapes and values"
+            ) from error
+
+
+def open_folder(folder: Path, threads: int, *, frugal: bool = False) -> NetworkRunner:
+    """A runner on an artifact folder; its weights are mapped in any case."""
+    del frugal
+    return NetworkRunner(folder, threads)
+
+
+def open_with_values(folder: Path, values: Sequence[str], threads: int) -> NetworkRunner:
+    """A runner; inner values are not kept, so that it gives the outputs alone."""
+    del values
+    return NetworkRunner(folder, threads)
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """What `build.py` noted. Any: JSON."""
+    try:
+        record: dict[str, Any] = json.loads((folder / NETWORK).read_text())
+        _ = [record[key] for key in ("inputs", "dtypes", "outputs", "weights", "parameters", "isa", "tvm", "tvm_ffi")]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{folder / NETWORK}: cannot be read: {error}", hint="compile the model again") from error
+    return record
+
+
+def _runtime(record: Mapping[str, Any], folder: Path) -> Any:
+    """The module `tvm_ffi` with TVM's runtime loaded. Any: it has no types."""
+    place = importlib.util.find_spec("tvm")
+    if place is None or place.origin is None:
+        raise MissingExtra(f"{folder} runs on TVM's runtime", hint=EXTRA)
+    for package, key in (("apache-tvm", "tvm"), ("apache-tvm-ffi", "tvm_ffi")):
+        try:
+            found = version(package)
+        except PackageNotFoundError:
+            found = "none"
+        if found != record[key]:
+            raise BadInput(
+                f"{folder} was compiled with {package} {record[key]}, installed is {found}",
+                hint=f"pip install {package}=={record[key]}, or compile the model again",
+            )
+    with without_torch():
+        ffi = importlib.import_module("tvm_ffi")
+    ctypes.CDLL(str(Path(place.origin).parent / "lib" / "libtvm_runtime.so"), ctypes.RTLD_GLOBAL)
+    return ffi
+
+
+def _placed(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    """The input where TVM's functions expect it: contiguous, at a multiple of 64 bytes, and writable as DLPack asks."""
+    whole = np.ascontiguousarray(array, dtype)
+    if whole.ctypes.data % ALIGNMENT == 0 and whole.flags.writeable and whole.size:
+        return whole
+    held = aligned(whole.nbytes).view(dtype).reshape(whole.shape)
+    held[...] = whole
+    return held
+
+
+def _writable(array: np.ndarray) -> np.ndarray:
+    """A mapped array as one that DLPack hands on: nothing writes to it. Copied only where it lies askew."""
+    if array.flags.writeable and array.ctypes.data % ALIGNMENT == 0:
+        return array
+    if array.ctypes.data % ALIGNMENT:
+        return _placed(array, array.dtype)
+    memory = (ctypes.c_uint8 * array.nbytes).from_address(array.ctypes.data)
+    return np.frombuffer(memoryview(memory), np.uint8).view(array.dtype).reshape(array.shape)
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1][:300]
