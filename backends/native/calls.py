@@ -1,6 +1,7 @@
 """Kernels as C functions that a compiled network calls: `Function(symbol, text, flags)`, linked with `runtime()`.
 
     qcc_linear_<hash>(x, w, bias, y, rows, alpha, scale, zero)
+    qcc_attention_<hash>(q, k, v[, mask], y, batch, queries, keys, strides...)
     qcc_rows_<hash>(inputs..., results..., rows, steps...)
     qcc_conv_<hash>(x, w, start, scale, numbers, y, images, height, width, zero, low, high)
 
@@ -14,7 +15,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import conv, linear
+from . import attention, conv, linear
+from .attention_spec import AttentionSpec
 from .compile import compile_object
 from .conv_spec import ConvSchedule, ConvSpec
 from .emit_conv import ConvText
@@ -24,7 +26,10 @@ from .isa import C_FOLDER, Isa
 from .linear_spec import LinearSpec, Schedule
 from .rows_spec import RowsSpec
 
-_OWN = ("qcc_linear", "qcc_prepare", "qcc_blocks", "qcc_conv", "qcc_rows", "qcc_ask_for_tiles")
+_OWN = (
+    "qcc_linear", "qcc_prepare", "qcc_blocks", "qcc_conv", "qcc_rows", "qcc_attention_scratch", "qcc_attention",
+    "qcc_attention_append", "qcc_ask_for_tiles",
+)  # fmt: skip
 """What the texts of kernels define for all to see: each gets names of its own where several are linked."""
 
 _LINEAR = """
@@ -46,6 +51,24 @@ void {symbol}(const uint8_t *x, const int8_t *w, const int32_t *start, const flo
     const int codes[3] = {{zero, low, high}};
     const float clamp[2] = {{-__builtin_inff(), __builtin_inff()}};
     qcc_conv(x, w, start, scale, y, images, height, width, codes, clamp, numbers, qcc_threads, qcc_launch);
+}}
+"""
+
+_ATTENTION = """
+void qcc_launch(task_fn task, void *data, long count, long chunk, int threads);
+void *qcc_scratch(size_t bytes);
+extern int qcc_threads;
+void {symbol}(const float *q, const element *k, const element *v, {mask}float *y, int64_t batch, int64_t queries,
+              int64_t keys, int64_t q0, int64_t q1, int64_t q2, int64_t k0, int64_t k1, int64_t k2, int64_t y0,
+              int64_t y1, int64_t y2{mask_by}) {{
+    const int64_t bytes = (qcc_attention_scratch(batch, queries, keys, qcc_threads) + 63) / 64 * 64;
+    uint8_t *scratch = qcc_scratch((size_t)(bytes + 8 * batch));
+    int64_t *lengths = (int64_t *)(scratch + bytes);
+    for (int64_t b = 0; b < batch; b++) lengths[b] = keys;
+    attention_call call = {{.q = q, .y = y, .k = k, .v = v, {given}.lengths = lengths, .q_by = {{q0, q1, q2}},
+                           .y_by = {{y0, y1, y2}}, .kv_by = {{k0, k1, k2}}, .batch = batch, .queries = queries,
+                           .scratch = scratch, .threads = qcc_threads, .launch = qcc_launch}};
+    qcc_attention(&call);
 }}
 """
 
@@ -75,6 +98,18 @@ def conv_function(spec: ConvSpec, isa: Isa, schedule: ConvSchedule | None = None
     return _function("conv", text.text(), _CONV, isa), text
 
 
+def attention_function(spec: AttentionSpec, isa: Isa) -> Function:
+    """The function of an attention without a cache: keys and values are float32 tensors."""
+    masked = spec.mask != "none"
+    entry = {
+        "mask": "const void *mask, " if masked else "",
+        "mask_by": ", int64_t m0, int64_t m1, int64_t m2" if masked else "",
+        "given": ".mask = mask, .mask_by = {m0, m1, m2}, " if masked else "",
+    }
+    text = attention.generate(spec, isa).text()
+    return _function(f"attention_{spec.mask}", text, _ATTENTION, isa, **entry)
+
+
 def rows_function(spec: RowsSpec, isa: Isa) -> Function:
     """The function of a row kernel: `RowsText.function` says what it takes."""
     text = RowsText(spec, isa)
@@ -88,10 +123,10 @@ def runtime() -> Path:
     return compile_object((C_FOLDER / "pool.c").read_text() + (C_FOLDER / "runtime.c").read_text())
 
 
-def _function(kind: str, text: str, entry: str, isa: Isa) -> Function:
+def _function(kind: str, text: str, entry: str, isa: Isa, **parts: str) -> Function:
     tag = _tag(isa, text + entry)
     symbol = f"qcc_{kind}_{tag}"
-    return Function(symbol, _renamed(tag) + text + entry.format(symbol=symbol), isa.flags)
+    return Function(symbol, _renamed(tag) + text + entry.format(symbol=symbol, **parts), isa.flags)
 
 
 def _tag(isa: Isa, text: str) -> str:

@@ -115,7 +115,7 @@ def _compile(lowered: Lowered, library: Path) -> None:
 def _fused(module: Tvm) -> Tvm:
     """The module with neighbouring elementwise operators in one loop, over blocks of channels as vectors."""
     relax = importlib.import_module("tvm.relax")
-    return vectorize(relax.get_pipeline("zero")(module))
+    return vectorize(relax.get_pipeline("zero")(relax.transform.DeadCodeElimination()(module)))
 
 
 def _record(program: Program, lowered: Lowered, isa: Isa, weights: str) -> dict[str, object]:

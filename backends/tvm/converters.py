@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from xdsl.ir import SSAValue
+
+from qcc.backends.native.attention_spec import AttentionSpec
+from qcc.backends.native.calls import attention_function
 from qcc.ir.dialects.onnx import OnnxOp
 from qcc.ir.errors import NotSupported
 
@@ -18,24 +23,72 @@ Converter = Callable[[OnnxOp, "list[Tvm | None]", "Lowering"], Tvm]
 
 
 def attention(op: OnnxOp, inputs: list[Tvm | None], lowering: Lowering) -> Tvm:
-    """ONNX `Attention` of opset 23 on [batch, heads, length, size], without a cache: softmax(scale q k^T + mask) v."""
-    q, k, v, mask = [*inputs, None][:4]
-    relax = lowering.relax.op
-    first, second = (extents_of(x) or [] for x in (q, k))
-    if len([x for x in inputs[4:] if x is not None]) or op.get("is_causal") or len(op.results) > 1:
-        raise NotSupported("attention with a cache, a causal mask or scores as results")
-    if len(first) != 4 or len(second) != 4 or first[1] != second[1]:
-        raise NotSupported("attention of heads that share keys, or that are not an axis")
-    scale = op.get("scale")
-    factor = scale if isinstance(scale, float) else float(first[3]) ** -0.5
-    scores = relax.matmul(
-        relax.multiply(q, lowering.relax.const(factor, "float32")), relax.permute_dims(k, [0, 1, 3, 2])
-    )
+    """ONNX `Attention` of opset 23 on [batch, heads, length, size], without a cache: softmax(scale q k^T + mask) v.
+
+    Operands that are transposed from [batch, length, heads, size] are read as they are before; a result that is only
+    transposed back is written so.
+    """
+    mask = [*inputs, None, None][3]
+    first, second = (extents_of(x) or [] for x in inputs[:2] if x is not None)
+    if any(x is not None for x in inputs[4:]) or len(op.results) > 1 or inputs[2] is None:
+        raise NotSupported("attention with a cache, or with scores as results")
+    if len(first) != 4 or len(second) != 4 or not isinstance(first[1], int) or not isinstance(first[3], int):
+        raise NotSupported("attention of heads that are no axis")
+    batch, heads, queries, size = first
+    kv_heads, keys = second[1:3]
+    scale, cap = op.get("scale"), op.get("softcap") or None
+    spec = AttentionSpec(
+        heads, size, kv_heads, causal=bool(op.get("is_causal")), softcap=cap if isinstance(cap, float) else None,
+        scale=scale if isinstance(scale, float) else None,
+        mask="none" if mask is None else "bool" if mask.ty.dtype.dtype == "bool" else "f32",
+    )  # fmt: skip
+    sources = [_before_transpose(v) if v is not None else None for v in op.slots[:3]]
+    turned = [s is not None for s in sources]
+    both = turned[1] and turned[2]
+    q = lowering.tensor(sources[0]) if sources[0] is not None else inputs[0]
+    k, v = [lowering.tensor(s) for s in sources[1:] if s is not None] if both else inputs[1:3]
+    reader = _only_transposed(op.results[0])
+    out = [batch, queries, heads, size] if reader is not None else [batch, heads, queries, size]
+    numbers = [batch, queries, keys, *_strides(heads, queries, size, turned[0]), *_strides(kv_heads, keys, size, both)]
+    numbers += _strides(heads, queries, size, reader is not None)
     if mask is not None:
-        least = lowering.relax.const(float("-inf"), "float32")
-        masked = mask.ty.dtype.dtype == "bool"
-        scores = relax.where(mask, scores, least) if masked else relax.add(scores, mask)
-    return relax.matmul(relax.nn.softmax(scores, axis=-1), v)
+        numbers += _mask_strides(extents_of(mask) or [])
+    tensors = [q, k, v, *([mask] if mask is not None else [])]
+    made = lowering.call(attention_function(spec, lowering.isa), tensors, (out, "float32"), numbers)
+    if reader is not None:
+        lowering.values[reader.results[0]] = made
+        lowering.blocks.covered.add(reader)
+    return made
+
+
+def _strides(heads: Any, tokens: Any, size: int, by_token: bool) -> list[Any]:
+    """Elements from a batch, a head and a token to the next. Any: int, or an expression of TVM's."""
+    return [heads * tokens * size, *((size, heads * size) if by_token else (tokens * size, size))]
+
+
+def _mask_strides(extents: list[Any]) -> list[Any]:
+    """The same of a mask; 0 along an axis of one. Any: int, or an expression of TVM's."""
+    whole = [1] * (4 - len(extents)) + extents
+    steps = [math.prod(whole[axis + 1 :], start=1) for axis in range(3)]
+    return [0 if isinstance(extent, int) and extent == 1 else step for extent, step in zip(whole, steps, strict=False)]
+
+
+def _before_transpose(value: SSAValue) -> SSAValue | None:
+    """What a value is the transpose of, heads and tokens exchanged."""
+    owner = value.owner
+    return owner.operands[0] if isinstance(owner, OnnxOp) and _exchanges(owner) else None
+
+
+def _only_transposed(value: SSAValue) -> OnnxOp | None:
+    """The operator that exchanges heads and tokens of a value, where it is the only reader."""
+    readers = [use.operation for use in value.uses]
+    reader = readers[0] if len(readers) == 1 else None
+    return reader if isinstance(reader, OnnxOp) and _exchanges(reader) else None
+
+
+def _exchanges(op: OnnxOp) -> bool:
+    order: Any = op.get("perm")
+    return op.op_type == "Transpose" and order is not None and list(order) == [0, 2, 1, 3]
 
 
 def gather(op: OnnxOp, inputs: list[Tvm | None], lowering: Lowering) -> Tvm:
