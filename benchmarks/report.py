@@ -9,6 +9,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.report_kernels import (
+    attention_section,
+    codebooks_section,
+    conv_section,
+    matmul_section,
+    networks_section,
+    rows_section,
+)
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 README_ROWS = (("PP-OCRv4 rec", "W8A8"), ("PP-OCRv4 det", "W8A8"), ("MiniLM-L6", "W8A8"), ("MiniLM-L6", "W4A16 gptq"))
@@ -154,76 +163,6 @@ def _peers(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def matmul_section(result: dict[str, Any]) -> str:
-    """What `docs/performance.md` says of the generated kernels. Any: the JSON of `benchmarks/cpu_matmul.py`."""
-    rows = result["rows"]
-    reach = result["reach"]
-    return f"""`python -m benchmarks.cpu_matmul`, {result["machine"]}: medians of {result["rounds"]} interleaved rounds.
-
-One row of activations, a weight of 4096 x 4096. The limit is memory read in the same rounds; of A16 the lesser of that
-and the same kernel on a weight in the cache. The aims: {reach["A8"]:.0%} of it with A8, {reach["A16"]:.0%} with A16.
-
-| bits | group | activations | threads | us (10th to 90th percentile) | GB/s | limit | share |
-|---:|---:|---|---:|---:|---:|---:|---:|
-{_decode_lines(rows)}
-
-4-bit weights in groups of 32, int8 activations, one row, beside the fastest 4-bit form of each peer. The aims:
-{reach["runtime"]}x ONNX Runtime, {reach["ggml"]}x ggml.
-
-| shape | threads | qcc us | of the read limit | ONNX Runtime | ggml | torch |
-|---|---:|---:|---:|---:|---:|---:|
-{_peer_lines(rows)}
-
-Many rows, int8 activations. The dot limit is the instruction from registers, in the same rounds. The aims:
-{reach["16"]}x the fastest peer at 16 rows, {reach["128"]}x and {reach["dot"]:.0%} of the limit at 128.
-
-| rows | shape | threads | 4 bits us | of limit | 8 bits us | of limit | fastest peer | 4 / 8 bits over it |
-|---:|---|---:|---:|---:|---:|---:|---|---:|
-{_batch_lines(rows)}"""
-
-
-def _decode_lines(rows: list[dict[str, Any]]) -> str:
-    return "\n".join(
-        f"| {r['bits']} | {r['group']} | {r['activations']} | {r['threads']} | {r['us'][1]:.0f} ({r['us'][0]:.0f} to "
-        f"{r['us'][2]:.0f}) | {r['gb_s']:.1f} | {r['limit_gb_s']:.1f} | {r['share']:.0%} |"
-        for r in rows
-        if r["part"] == "decode"
-    )
-
-
-def _peer_lines(rows: list[dict[str, Any]]) -> str:
-    lines: list[str] = []
-    for r in rows:
-        if r["part"] == "peers":
-            us = r["sides"]["qcc"]["us"][1]
-            beside = [_fastest(r, *words) for words in (("ort",), ("ggml", "xllamacpp"), ("torch",))]
-            said = " | ".join(f"{them:.0f} us, {them / us:.2f}x ({name})" if name else "" for name, them in beside)
-            shape = " x ".join(map(str, r["shape"]))
-            lines.append(f"| {shape} | {r['threads']} | {us:.0f} | {r['share']:.0%} | {said} |")
-    return "\n".join(lines)
-
-
-def _batch_lines(rows: list[dict[str, Any]]) -> str:
-    lines: list[str] = []
-    for r in rows:
-        if r["part"] == "batch":
-            four, eight = r["sides"]["qcc 4-bit"], r["sides"]["qcc 8-bit"]
-            name, them = _fastest(r)
-            shares = [f"{side['us'][1]:.0f} | {side['gops'] / r['limit_gops']:.0%}" for side in (four, eight)]
-            lines.append(
-                f"| {r['m']} | {' x '.join(map(str, r['shape']))} | {r['threads']} | {' | '.join(shares)} | {name}, "
-                f"{them:.0f} us | {them / four['us'][1]:.2f}x / {them / eight['us'][1]:.2f}x |"
-            )
-    return "\n".join(lines)
-
-
-def _fastest(row: dict[str, Any], *words: str) -> tuple[str, float]:
-    """The fastest peer whose name holds one of `words`, or any; an empty name where there is none."""
-    rivals = {n: s["us"][1] for n, s in row["sides"].items() if not n.startswith("qcc")}
-    found = {n: us for n, us in rivals.items() if not words or any(w in n for w in words)}
-    return min(found.items(), key=lambda item: item[1], default=("", float("nan")))
-
-
 def between(path: Path, mark: str, text: str) -> None:
     """Put `text` between `<!-- mark -->` and `<!-- /mark -->` of a page."""
     before, _, rest = path.read_text().partition(f"<!-- {mark} -->")
@@ -287,6 +226,17 @@ def main() -> None:
     between(ROOT / "docs" / "language-models.md", "language results", language_section(language))
     matmul = json.loads((RESULTS / "cpu_matmul.json").read_text())
     between(ROOT / "docs" / "performance.md", "cpu matmul", matmul_section(matmul))
+    conv = json.loads((RESULTS / "cpu_conv.json").read_text())
+    performance = ROOT / "docs" / "performance.md"
+    between(performance, "cpu conv", conv_section(conv))
+    sections = {
+        "cpu attention": ("cpu_attention", attention_section),
+        "cpu rows": ("cpu_rows", rows_section),
+        "codebooks": ("codebooks", codebooks_section),
+        "networks": ("networks", networks_section),
+    }
+    for mark, (name, section) in sections.items():
+        between(performance, mark, section(json.loads((RESULTS / f"{name}.json").read_text())))
 
 
 if __name__ == "__main__":

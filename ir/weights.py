@@ -128,8 +128,7 @@ class WeightStore:
     def save(self, path: Path) -> None:
         """Write all tensors to a safetensors file, one at a time.
 
-        Those that fill whole cache lines come first and begin at one; then wide dtypes, so that all are aligned to their
-        items.
+        Those that fill whole cache lines come first and begin at one; then wide dtypes: all are aligned to their items.
         """
 
         def place(name: str) -> tuple[bool, int, str]:

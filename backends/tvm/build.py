@@ -68,7 +68,7 @@ def build(
     together[SLACK] = np.zeros(SLACK_BYTES, np.uint8)
     together.save(folder / weights)
     (folder / NETWORK).write_text(json.dumps(_record(program, lowered, isa, weights), indent=1) + "\n")
-    return Built(assignments, {}, (LIBRARY, NETWORK, weights))
+    return Built(assignments, {}, (LIBRARY, NETWORK, weights), requires=isa.needs)
 
 
 def _packed(program: Program, isa: Isa) -> dict[str, Packed]:

@@ -52,6 +52,7 @@ def attention(op: OnnxOp, inputs: list[Tvm | None], lowering: Lowering) -> Tvm:
     numbers = [batch, queries, keys, *_strides(heads, queries, size, turned[0]), *_strides(kv_heads, keys, size, both)]
     numbers += _strides(heads, queries, size, reader is not None)
     if mask is not None:
+        mask = _spread_mask(mask, [batch, heads, queries, keys], lowering)
         numbers += _mask_strides(extents_of(mask) or [])
     tensors = [q, k, v, *([mask] if mask is not None else [])]
     made = lowering.call(attention_function(spec, lowering.isa), tensors, (out, "float32"), numbers)
@@ -66,11 +67,26 @@ def _strides(heads: Any, tokens: Any, size: int, by_token: bool) -> list[Any]:
     return [heads * tokens * size, *((size, heads * size) if by_token else (tokens * size, size))]
 
 
+def _spread_mask(mask: Tvm, wanted: list[Any], lowering: Lowering) -> Tvm:
+    """A mask of the extents of the scores, or of 1 where it is the same for all. Any: int, or an expression."""
+    own = extents_of(mask) or []
+    expected = wanted[4 - len(own) :]
+    alike = [_is_one(o) or not isinstance(o, int) or o == w for o, w in zip(own, expected, strict=True)]
+    if not all(alike) or _is_one(own[-1]) != _is_one(expected[-1]):
+        raise NotSupported(f"a mask of {own} for scores of {wanted}")
+    return lowering.agreed(mask, [o if _is_one(o) else w for o, w in zip(own, expected, strict=True)])
+
+
 def _mask_strides(extents: list[Any]) -> list[Any]:
-    """The same of a mask; 0 along an axis of one. Any: int, or an expression of TVM's."""
+    """Elements from a batch, a head and a query to the next; 0 along an axis of one. Any: int or expression."""
     whole = [1] * (4 - len(extents)) + extents
     steps = [math.prod(whole[axis + 1 :], start=1) for axis in range(3)]
-    return [0 if isinstance(extent, int) and extent == 1 else step for extent, step in zip(whole, steps, strict=False)]
+    return [0 if _is_one(extent) else step for extent, step in zip(whole, steps, strict=False)]
+
+
+def _is_one(extent: Any) -> bool:
+    """Any: int, or an expression of TVM's, which compares to another expression."""
+    return type(extent) is int and extent == 1
 
 
 def _before_transpose(value: SSAValue) -> SSAValue | None:

@@ -212,6 +212,16 @@ class Lowering:
         """`value` with these extents, which are checked when it runs. Any: int, or an expression of TVM's."""
         return self.builder.match_cast(value, self.relax.TensorType(list(extents), value.ty.dtype.dtype))
 
+    def agreed(self, value: Tvm, wanted: Sequence[Any]) -> Tvm:
+        """`value` with the wanted extents: where a symbol is not known to be one, it is checked. Any: as `matched`."""
+        own, prove = extents_of(value) or [], tvm().sym.Analyzer().can_prove_equal
+        clash = [
+            not isinstance(o, int) and (isinstance(w, int) or not prove(o, w)) for o, w in zip(own, wanted, strict=True)
+        ]
+        if not any(clash):
+            return value
+        return self.matched(value, [w if c else o for o, w, c in zip(own, wanted, clash, strict=True)])
+
     # Calls
 
     def rows(self, spec: RowsSpec, inputs: Mapping[str, Tvm], extents: Sequence[Any]) -> Tvm:

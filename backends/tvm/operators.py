@@ -12,7 +12,7 @@ from qcc.ir.errors import NotSupported
 from . import rowwise, symbolic
 from .converters import CONVERTERS
 from .lower import extents_of, opset
-from .toolchain import Tvm, tvm
+from .toolchain import Tvm
 
 if TYPE_CHECKING:
     from .lower import Lowering
@@ -114,7 +114,7 @@ def agreeing(inputs: list[Tvm | None], lowering: Lowering) -> list[Tvm | None]:
     for x, own in zip(inputs, extents, strict=True):
         mine = wanted[rank - len(own or []) :]
         spread = [o if isinstance(w, int) and w == 1 else w for o, w in zip(own or [], mine, strict=True)]
-        made.append(x if x is None or own is None else _as(x, own, spread, lowering))
+        made.append(x if x is None or own is None else lowering.agreed(x, spread))
     return made
 
 
@@ -129,16 +129,5 @@ def _aligned(inputs: list[Tvm | None], op: OnnxOp, lowering: Lowering) -> list[T
     made: list[Tvm | None] = []
     for x, own in zip(inputs, rows, strict=True):
         mine = [o if i == axis % len(own) else w for i, (o, w) in enumerate(zip(own, wanted, strict=True))]
-        made.append(_as(x, own, mine, lowering))
+        made.append(lowering.agreed(x, mine))
     return made
-
-
-def _as(value: Tvm, own: list[Any], wanted: list[Any], lowering: Lowering) -> Tvm:
-    """`value` with the wanted extents where both are symbols that nobody knows to be equal."""
-    prove = tvm().sym.Analyzer().can_prove_equal
-    clash = [
-        not isinstance(o, int) and (isinstance(w, int) or not prove(o, w)) for o, w in zip(own, wanted, strict=True)
-    ]
-    if not any(clash):
-        return value
-    return lowering.matched(value, [w if c else o for o, w, c in zip(own, wanted, clash, strict=True)])

@@ -67,7 +67,7 @@ def package(state: State, options: Options, folder: Path, name: str, pick: Picke
         name=name,
         target=target.name,
         machine=target.machine,
-        requires=[],
+        requires=list(built.requires),
         backend=backend,
         scheme=schemes.load(options.scheme).name,
         options=_recorded(options),
