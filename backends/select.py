@@ -30,10 +30,10 @@ class Built:
     files: tuple[str, ...]
     """The files that a runtime needs: their sizes make up the size of the artifact."""
     ran_on: tuple[str, ...] = ("cpu",)
-    requires: tuple[str, ...] = ()
-    """What the processor must have, as `/proc/cpuinfo` spells it; empty where the runtime chooses by itself."""
     not_run: tuple[str, ...] = ()
     """Devices that the artifact is for and that were not there to check it on."""
+    requires: tuple[str, ...] = ()
+    """What the processor must have, as `/proc/cpuinfo` spells it; empty where the runtime chooses by itself."""
 
 
 class Backend(Protocol):
