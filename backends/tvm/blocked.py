@@ -103,7 +103,7 @@ class Blocks:
     # Operations
 
     def conv(self, op: Conv) -> None:
-        """A convolution of codes, or its expansion where there is no kernel."""
+        """A convolution of codes, with the chain that follows it."""
         fixed = fixed_of(op)
         assert fixed is not None
         codes, form = self.codes(op.operands[0])

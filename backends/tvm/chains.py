@@ -76,10 +76,7 @@ def chain_of(value: SSAValue, program: Program) -> Chain:
 
 def _only_reader(value: SSAValue) -> Operation | None:
     uses = list(value.uses)
-    readers = {use.operation for use in uses}
-    return (
-        uses[0].operation if len(uses) == 1 or (len(readers) == 1 and isinstance(uses[0].operation, Quantize)) else None
-    )
+    return uses[0].operation if len(uses) == 1 else None
 
 
 def _round(chain: Chain, fixed: Fixed) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 from dataclasses import replace
@@ -15,6 +16,7 @@ from qcc.backends.native.attention import AttentionKernel, Cache
 from qcc.backends.native.attention_spec import AttentionSchedule, AttentionSpec
 from qcc.ir.errors import BadInput, NotSupported
 from tests.backends.attention_oracle import BEST, CORES, SPECS, built, check
+from tests.backends.native_oracle import host_isas
 
 MUTANTS = {
     "a query sees later keys": ("keys.high = position + 1 > 0 ? position + 1 : 0", "keys.high = length"),
@@ -162,3 +164,29 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
     }.items():
         with pytest.raises(BadInput, match=words):
             call()
+
+
+EXP = """
+void evaluate(const float *x, float *exponential, float *tangent, long count) {
+    for (long i = 0; i < count; i += 16) {
+        store_floats(exponential + i, exp_of(load_f32(x + i)), 16);
+        store_floats(tangent + i, tanh_of(load_f32(x + i)), 16);
+    }
+}
+"""
+
+
+@pytest.mark.parametrize("name", list({isa.named(n).header: n for n in reversed(host_isas())}.values()))
+def test_the_exponential_is_within_its_bound(name: str) -> None:
+    """What `c/softmax.h` states: 3e-7, relative of e^x and absolute of tanh."""
+    each = isa.named(name)
+    headers = [(isa.C_FOLDER / file).read_text() for file in (f"attention_{each.header}", "softmax.h")]
+    text = "\n".join(["typedef float element;", "#include <math.h>", "#include <stddef.h>", each.text(), *headers, EXP])
+    evaluate = compile.load(compile.compile_c(text, each.flags)).evaluate
+    rng = np.random.default_rng(3)
+    x = np.concatenate([rng.uniform(-87, 44, 1 << 18), rng.uniform(-1, 1, 1 << 18)]).astype(np.float32)
+    y, z = np.empty_like(x), np.empty_like(x)
+    evaluate(*(ctypes.c_void_p(a.ctypes.data) for a in (x, y, z)), ctypes.c_long(x.size))
+    exact = x.astype(np.float64)
+    assert np.abs(y / np.exp(exact) - 1).max() <= 3e-7
+    assert np.abs(z - np.tanh(exact)).max() <= 3e-7
