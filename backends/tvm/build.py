@@ -11,6 +11,7 @@ import numpy as np
 
 from qcc.backends.native import isa as instruction_sets
 from qcc.backends.native.calls import Function, linear_function, runtime
+from qcc.backends.native.compile import compiler
 from qcc.backends.native.isa import Isa
 from qcc.backends.native.linear import Packed, pack
 from qcc.ir import types
@@ -31,7 +32,7 @@ from .lower import Lowered, lower
 from .quantized import fixed_of, linear_spec
 from .run import LIBRARY, NETWORK, SLACK, SLACK_BYTES
 from .tasks import EXPANSION, choose
-from .toolchain import Tvm, target_of, tvm
+from .toolchain import Tvm, require, target_of, tvm
 from .vectorize import vectorize
 
 DEVICES = ("cpu",)
@@ -40,8 +41,10 @@ _FOLD = 1 << 40
 
 
 def obstacle(scheme: str, target: Target) -> str:
-    """Fixed point is for hardware that shifts."""
+    """Fixed point is for hardware that shifts. `MissingExtra` where TVM or a C compiler is missing."""
     del target
+    require()
+    compiler()
     return "its kernels gain nothing from powers of two as scales" if schemes.load(scheme).is_fixed_point else ""
 
 

@@ -75,6 +75,7 @@ class Lowering:
     def __post_init__(self) -> None:
         from .blocked import Blocks
 
+        tvm()
         self.relax: Tvm = importlib.import_module("tvm.relax")
         self.builder = self.relax.BlockBuilder()
         self.blocks = Blocks(self)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from importlib.util import find_spec
 from typing import Any, TypeAlias
 
 from qcc.ir.errors import BadInput, MissingExtra
@@ -25,6 +26,12 @@ def tvm() -> Tvm:
             return importlib.import_module("tvm")
     except ImportError as error:
         raise MissingExtra("the TIR form of kernels needs TVM", hint=EXTRA) from error
+
+
+def require() -> None:
+    """`MissingExtra` where the package, which takes seconds to import, is not installed."""
+    if find_spec("tvm") is None:
+        raise MissingExtra("--backend tvm needs TVM", hint=EXTRA)
 
 
 def script() -> Tvm:

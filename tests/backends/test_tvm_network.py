@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 import qcc
-from qcc.backends.tvm import symbolic
+from qcc.backends.tvm import symbolic, toolchain
 from qcc.backends.tvm.chains import chain_of
 from qcc.ir import target
 from qcc.ir.dialects.onnx import OnnxOp
 from qcc.ir.dialects.q import Conv
-from qcc.ir.errors import BadInput, NotSupported
+from qcc.ir.errors import BadInput, MissingExtra, NotSupported
 from qcc.ir.execute import Reference
 from qcc.ir.kernel_task import cheapest
 from qcc.ir.program import Program
@@ -227,6 +227,14 @@ def onnx_of(subject: Program):
 
 
 # Without TVM
+
+
+def test_what_is_missing_is_said_before_anything_is_done(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(toolchain, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match="--backend tvm needs TVM") as caught:
+        qcc.compile(onnx_of(mlp()), scheme="W4A16", backend="tvm", output=tmp_path / "m.qcc")
+    assert "pip install" in str(caught.value.hint)
+    assert not (tmp_path / "m.qcc").exists()
 
 
 def known(text: str, **inputs: list[object]) -> list[object] | None:
