@@ -1,11 +1,14 @@
 """What `q.attention` means: slices, products and a softmax of standard ONNX operators, with the mask written out.
 
-K = concat(past_key[:, :, :total - S], k),   y = softmax(where(seen, softcap(scale q K^T), -inf)) V
+K = concat(past_key[:, :, :total - S], round(k)),   y = softmax(where(seen, softcap(scale q K^T), -inf)) V
 seen[i, j] = j <= total - S + i  and  (no window or j > total - S + i - window)
 """
 
 from __future__ import annotations
 
+from typing import Any
+
+import ml_dtypes
 import numpy as np
 from xdsl.dialects import builtin
 from xdsl.ir import Attribute, SSAValue
@@ -24,8 +27,9 @@ def expand_attention(op: Attention, build: Builder) -> list[SSAValue]:
     seen = build.reshape(build.cast(total, I64), [1])
     length = build.op("onnx.Shape", [q], types.tensor_type(I64, [1]), {"start": 1, "end": 2})
     past = build.binary("Sub", seen, length)
-    keys = _append(past_key, past, _heads_first(k, groups, build), build, op.results[1].type)
-    values = _append(past_value, past, _heads_first(v, groups, build), build, op.results[2].type)
+    new = [_heads_first(round_entries(x, op, build), groups, build) for x in (k, v)]
+    keys = _append(past_key, past, new[0], build, op.results[1].type)
+    values = _append(past_value, past, new[1], build, op.results[2].type)
     queries = build.transpose(build.reshape(q, [0, 0, groups, shared, _head_size(op)]), [0, 2, 3, 1, 4])
     scores = _matmul(queries, _one_for_all(build.transpose(keys, [0, 1, 3, 2]), build), build)
     scores = build.binary("Mul", scores, build.constant(_like(op.scale, scores)))
@@ -51,6 +55,23 @@ def _heads_first(x: SSAValue, heads: int, build: Builder) -> SSAValue:
     dims = types.dims_of(x.type)
     size = dims[2] // heads if dims is not None and isinstance(dims[2], int) else -1
     return build.transpose(build.reshape(x, [0, 0, heads, size]), [0, 2, 1, 3])
+
+
+def round_entries(x: SSAValue, op: Attention, build: Builder) -> SSAValue:
+    """New keys or values [B, S, kv_heads*D] as the cache of `op` holds them, in their own type."""
+    if op.cache == "f16":
+        return build.cast(build.cast(x, builtin.f16), types.element_type(x.type))
+    if op.cache != "i8":
+        return x
+    heads = build.reshape(x, [0, 0, op.kv_heads, _head_size(op)])
+    dims, axis = types.dims_of(heads.type), build.constant(np.array([-1], np.int64))
+    each = types.tensor_type(types.element_type(x.type), None if dims is None else [*dims[:-1], 1])
+    most = build.op("onnx.ReduceMax", [build.unary("Abs", heads), axis], each, {"keepdims": 1})
+    step = build.binary("Div", most, build.constant(_like(127, most)))
+    least = build.constant(_like(float(ml_dtypes.finfo(_dtype(most)).tiny), most))  # for entries of nothing but zeros
+    step = build.op("onnx.Max", [step, least], each)
+    codes = build.unary("Round", build.binary("Div", heads, step))
+    return build.reshape(build.binary("Mul", codes, step), [0, 0, op.kv_heads * _head_size(op)])
 
 
 def _append(cache: SSAValue, past: SSAValue, new: SSAValue, build: Builder, type_: Attribute) -> SSAValue:
@@ -99,4 +120,9 @@ def _open(type_: Attribute, axis: int) -> Attribute:
 
 
 def _like(value: float, x: SSAValue) -> np.ndarray:
-    return np.array(value, types.element_of(types.element_type(x.type)).numpy)
+    return np.array(value, _dtype(x))
+
+
+def _dtype(x: SSAValue) -> np.dtype[Any]:
+    """Any: the numpy type of whatever elements there are."""
+    return types.element_of(types.element_type(x.type)).numpy

@@ -19,6 +19,7 @@ from .equalize_layers import EqualizeLayers
 from .expand_attention_mask import ExpandAttentionMask
 from .fold_affine import FoldAffine
 from .fold_constants import FoldConstants
+from .form_gather import FormGather
 from .form_gemm import FormGemm
 from .form_global_pool import FormGlobalPool
 from .fuse_batch_norm import FuseBatchNorm
@@ -36,6 +37,7 @@ from .quantize_embedding import QuantizeEmbedding
 from .quantize_fixed_point import QuantizeFixedPoint
 from .quantize_linear import QuantizeLinear
 from .recognize_attention import RecognizeAttention
+from .sink_transposes import SinkTransposes
 from .smooth_activations import SmoothActivations
 
 
@@ -68,6 +70,8 @@ def simplify() -> list[Pass]:
         FuseHardSigmoid(),
         FuseHardSwish(),
         FuseRotary(),
+        FormGather(),
+        SinkTransposes(),
         FoldAffine(),
         FoldAffine(),  # what the first round folded into a convolution may have stood in the way of its neighbour
         Canonicalize(),

@@ -18,6 +18,7 @@ from qcc.ir.builder import I32, I64, Builder
 from qcc.ir.dialects.onnx import operator
 from qcc.ir.dialects.q_attention import Attention
 from qcc.ir.errors import NotSupported
+from qcc.ir.expand_attention import round_entries
 from qcc.ir.program import Program
 from qcc.ir.rewrite import builder
 
@@ -51,7 +52,9 @@ def _lower(op: Attention, build: Builder, ends: dict[SSAValue, SSAValue]) -> Non
         **({"local_window_size": op.window} if op.window else {}),
         **({"softcap": op.softcap} if op.softcap else {}),
     }
-    operands = [*op.operands[:5], ends[total], total]
+    q, *new = op.operands[:3]
+    new = [round_entries(x, op, build) for x in new]
+    operands = [q, *new, *op.operands[3:5], ends[total], total]
     new = operator("msft", "GroupQueryAttention")(operands, [r.type for r in op.results], attributes, node=op.node)
     Rewriter.insert_op(new, InsertPoint.before(op))
     for old, value in zip(op.results, new.results, strict=True):

@@ -4,6 +4,9 @@
 
 `y = softmax(mask(softcap(scale * q K^T))) V` where K and V are the first `total - S` entries of the cache followed by
 the S new ones. A query sees the entries up to its own; with `window = w > 0` only the last w of them, itself included.
+
+`cache` says what entries are rounded to when they are appended: "f16", or "i8" with the scale max |x| / 127 for each
+entry of a head. The types of the caches stay: they hold the rounded numbers.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ class Attention(GraphOp):
 
     name = "q.attention"
     formals = ("q", "k", "v", "past_key", "past_value", "total")
-    allowed = ("heads", "kv_heads", "scale", "window", "softcap")
+    allowed = ("heads", "kv_heads", "scale", "window", "softcap", "cache")
 
     @property
     def heads(self) -> int:
@@ -62,6 +65,13 @@ class Attention(GraphOp):
         """The bound of the scores; 0: none."""
         return self._number("softcap")
 
+    @property
+    def cache(self) -> str:
+        """What entries are rounded to, one of `CACHES`; empty: nothing."""
+        value = self.get("cache", "")
+        assert isinstance(value, str)
+        return value
+
     def _number(self, name: str) -> float:
         value = self.get(name, 0.0)
         assert isinstance(value, float)
@@ -94,13 +104,15 @@ class Attention(GraphOp):
         for name in self.parameters:
             if name not in self.allowed:
                 raise VerifyException(f"{self.where()}: no attribute is called {name!r}; known: {list(self.allowed)}")
-            wanted = float if name in ("scale", "softcap") else int
+            wanted = _WANTED.get(name, int)
             if not isinstance(self.get(name), wanted):
                 raise VerifyException(f"{self.where()}: {name} is {self.get(name)!r}, not {_KINDS[wanted]}")
         if self.kv_heads < 1 or self.heads < 1 or self.heads % self.kv_heads:
             raise VerifyException(
                 f"{self.where()}: {self.heads} query heads do not share {self.kv_heads} heads of keys and values"
             )
+        if self.cache and self.cache not in CACHES:
+            raise VerifyException(f"{self.where()}: a cache of {self.cache!r}; known: {list(CACHES)}")
         if "scale" not in self.properties or self.window < 0 or self.softcap < 0:
             raise VerifyException(f"{self.where()}: it needs a scale, a window and a softcap of at least 0")
 
@@ -115,5 +127,7 @@ def _head_size(where: str, cache: SSAValue, kv_heads: int) -> int | None:
     return dims[3] if isinstance(dims[3], int) else None
 
 
-_KINDS = {int: "an integer", float: "a float"}
+CACHES = ("f16", "i8")
+_WANTED: dict[str, type] = {"scale": float, "softcap": float, "cache": str}
+_KINDS: dict[type, str] = {int: "an integer", float: "a float", str: "a text"}
 _I32 = builtin.IntegerType(32)

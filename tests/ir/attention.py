@@ -34,6 +34,7 @@ class Case:
     softcap: float = 0.0
     scale: float = 0.25
     element: str = "f32"
+    cache: str = ""
 
     @property
     def dtype(self) -> type[np.floating[Any]]:
@@ -90,8 +91,19 @@ def _grown(cache: Array, new: Array, case: Case) -> Array:
     grown = np.zeros((case.batch, case.kv_heads, case.total, case.size))
     grown[:, :, : case.past] = cache[:, :, : case.past]
     for b, i, g in np.ndindex(case.batch, case.length, case.kv_heads):
-        grown[b, g, case.past + i] = new[b, i, g * case.size : (g + 1) * case.size]
+        grown[b, g, case.past + i] = rounded(new[b, i, g * case.size : (g + 1) * case.size], case.cache)
     return grown
+
+
+def rounded(entry: Array, cache: str) -> Array:
+    """One entry of one head as a cache holds it: float64 [D]."""
+    if cache == "f16":
+        return entry.astype(np.float16).astype(np.float64)
+    largest = float(np.abs(entry).max())
+    if cache != "i8" or largest == 0:
+        return entry.astype(np.float64)
+    step = np.float64(np.float32(largest) / np.float32(127))
+    return np.array([round(float(x) / step) * step for x in entry])
 
 
 def attention(case: Case) -> Program:
@@ -101,6 +113,7 @@ def attention(case: Case) -> Program:
     attributes = f"heads = {case.heads} : i64, kv_heads = {case.kv_heads} : i64, scale = {case.scale:e} : f32"
     attributes += f", window = {case.window} : i64" if case.window else ""
     attributes += f", softcap = {case.softcap:e} : f32" if case.softcap else ""
+    attributes += f', cache = "{case.cache}"' if case.cache else ""
     return program(
         {**flat, "past_key": cache, "past_value": cache, "total": "tensor<i32>"},
         f'%y, %key, %value = q.attention "layer"(%q, %k, %v, %past_key, %past_value, %total) {{{attributes}}}'
@@ -120,7 +133,10 @@ def assert_meets(found: Arrays, case: Case, feeds: Arrays) -> None:
     for name in ("key", "value"):
         assert found[name].shape[2] >= case.total
         used = found[name][:, :, : case.total]
-        np.testing.assert_array_equal(used, expected[name].astype(case.dtype), err_msg=name)
+        if case.cache == "i8":  # products of codes and scales, rounded once
+            np.testing.assert_allclose(used, expected[name], rtol=2 * float(np.finfo(case.dtype).eps), err_msg=name)
+        else:
+            np.testing.assert_array_equal(used, expected[name].astype(case.dtype), err_msg=name)
     assert found["y"].dtype == case.dtype
     eps = float(np.finfo(case.dtype).eps)
     largest = float(np.abs(expected["value"]).max(initial=0.0))
@@ -144,6 +160,7 @@ CASES = [
     Case(batch=2, length=1, past=6),
     Case(batch=3, length=5, past=0),
     Case(scale=1.0, length=4, past=4),
+    *(Case(length=n, past=p, cache=c, size=s) for c in ("f16", "i8") for n, p, s in ((1, 6, 8), (5, 0, 64), (4, 9, 40))),
 ]
 IDS = [repr(case).removeprefix("Case") for case in CASES]
 

@@ -92,7 +92,7 @@ def test_oracle_sees_heads_that_read_the_wrong_group() -> None:
         assert_meets(run(attention(case), {**feeds, "q": halves}), case, feeds)
 
 
-@pytest.mark.parametrize("case", [Case(), Case(window=3, softcap=30.0), Case(element="f16")])
+@pytest.mark.parametrize("case", [Case(), Case(window=3, softcap=30.0), Case(element="f16"), Case(cache="i8")])
 def test_text_round_trip(case: Case) -> None:
     module = attention(case).module
     text = show(module)
@@ -136,6 +136,8 @@ REFUSED: list[tuple[dict[str, object], str]] = [
     ({"attributes": f"{PLAIN}, window = 2.0 : f32"}, "window is 2.0, not an integer"),
     ({"attributes": f"{PLAIN}, softcap = 2 : i64"}, "softcap is 2, not a float"),
     ({"attributes": f"{PLAIN}, softcap = -2.0 : f32"}, "a softcap of at least 0"),
+    ({"attributes": f'{PLAIN}, cache = "f8"'}, "a cache of 'f8'; known: ['f16', 'i8']"),
+    ({"attributes": f"{PLAIN}, cache = 8 : i64"}, "cache is 8, not a text"),
     ({"q": "1x?x30"}, "4 heads of one size"),
     ({"q": "1x?x4x8"}, "4 heads of one size"),
     ({"k": "1x?x32"}, "heads of 8 in the cache, 16 in"),
