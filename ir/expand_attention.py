@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from xdsl.dialects import builtin
 from xdsl.ir import Attribute, SSAValue
@@ -18,6 +17,8 @@ from .builder import I64, Builder
 from .dialects.q_attention import Attention
 
 _BOOL = builtin.IntegerType(1)
+_SMALLEST = {"float16": 2.0**-14, "bfloat16": 2.0**-126, "float32": 2.0**-126}
+"""Of each type, the least normal number."""
 
 
 def expand_attention(op: Attention, build: Builder) -> list[SSAValue]:
@@ -68,7 +69,7 @@ def round_entries(x: SSAValue, op: Attention, build: Builder) -> SSAValue:
     each = types.tensor_type(types.element_type(x.type), None if dims is None else [*dims[:-1], 1])
     most = build.op("onnx.ReduceMax", [build.unary("Abs", heads), axis], each, {"keepdims": 1})
     step = build.binary("Div", most, build.constant(_like(127, most)))
-    least = build.constant(_like(float(ml_dtypes.finfo(_dtype(most)).tiny), most))  # for entries of nothing but zeros
+    least = build.constant(_like(_SMALLEST[_dtype(most).name], most))  # for entries of nothing but zeros
     step = build.op("onnx.Max", [step, least], each)
     codes = build.unary("Round", build.binary("Div", heads, step))
     return build.reshape(build.binary("Mul", codes, step), [0, 0, op.kv_heads * _head_size(op)])

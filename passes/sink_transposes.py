@@ -1,7 +1,7 @@
 """`Transpose(f(Transpose(x))) = f(x)`, where the two undo each other and f works on rows that stay whole.
 
-Attention in blocks is written as `[batch, length, heads, size] -> [batch, heads, length, size]`, a norm and a rotation of
-every head, and back: nothing that needs the exchange. `RotaryEmbedding` takes `[batch, length, heads * size]` too.
+Attention is written as `[batch, length, heads, size] -> [batch, heads, length, size]`, a norm and a rotation of every
+head, and back: nothing that needs the exchange. `RotaryEmbedding` takes `[batch, length, heads * size]` too.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from qcc.ir.program import Program
 from qcc.ir.rewrite import Rewrite, builder, has_one_use, producer, rank_of, replace, scalar_of
 
 _UNARY = {
-    "Abs", "Cast", "Ceil", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Neg", "Relu", "Round",
-    "Sigmoid", "Sqrt", "Tanh",
+    "Abs", "Cast", "Ceil", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Neg", "Relu",
+    "Round", "Sigmoid", "Sqrt", "Tanh",
 }  # fmt: skip
 _BINARY = {"Add", "Sub", "Mul", "Div"}
 _NORMS = {"RMSNormalization", "LayerNormalization"}

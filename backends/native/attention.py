@@ -103,8 +103,6 @@ class AttentionKernel:
         shape = (len(cache.key), self.spec.kv_heads, k.shape[2] if k.ndim == 4 else 0, self.spec.size)
         for name, x in (("k", k), ("v", v)):
             _check(name, x, np.dtype(np.float32), shape)
-        if k.strides != v.strides:
-            raise BadInput("k and v lie in memory in different orders", hint="one order for both")
         written = (cache.key, cache.value, cache.key_scale, cache.value_scale)
         if not all(a is None or a.flags.writeable for a in written):
             raise BadInput("the cache is read-only")
@@ -257,8 +255,8 @@ class AppendCall:
         self._past = _lengths("past", past, batch, self._most)
         self._call = _Append(
             k.ctypes.data, v.ctypes.data, cache.key.ctypes.data, cache.value.ctypes.data, *_scales(cache),
-            self._past.ctypes.data, _Strides.of(k), _Strides.of(cache.key), _Strides.of(cache.key_scale),
-            batch, n, threads, launcher() if threads > 1 else None,
+            self._past.ctypes.data, _Strides.of(k), _Strides.of(v), _Strides.of(cache.key),
+            _Strides.of(cache.key_scale), batch, n, threads, launcher() if threads > 1 else None,
         )  # fmt: skip
         self._argument = ctypes.byref(self._call)
 
@@ -308,7 +306,7 @@ class _Append(ctypes.Structure):
 
     _fields_ = [
         *((name, _POINTER) for name in ("k", "v", "to_k", "to_v", "k_scale", "v_scale", "past")),
-        *((name, _Strides) for name in ("by", "kv_by", "scale_by")),
+        *((name, _Strides) for name in ("by", "v_by", "kv_by", "scale_by")),
         ("batch", _INT), ("count", _INT), ("threads", _INT), ("launch", _POINTER),
     ]  # fmt: skip
 

@@ -89,13 +89,13 @@ class Function:
 def linear_function(spec: LinearSpec, isa: Isa, schedule: Schedule | None = None) -> tuple[Function, LinearText]:
     """The function of a linear operation, and its kernel's text, which knows the layout of the weight."""
     text = linear.generate(spec, isa, schedule)
-    return _function("linear", text.text(), _LINEAR, isa), text
+    return function_of("linear", text.text(), _LINEAR, isa), text
 
 
 def conv_function(spec: ConvSpec, isa: Isa, schedule: ConvSchedule | None = None) -> tuple[Function, ConvText]:
     """The function of a convolution, and its kernel's text, which knows the layout of the weight."""
     text = conv.generate(spec, isa, schedule)
-    return _function("conv", text.text(), _CONV, isa), text
+    return function_of("conv", text.text(), _CONV, isa), text
 
 
 def attention_function(spec: AttentionSpec, isa: Isa) -> Function:
@@ -107,7 +107,7 @@ def attention_function(spec: AttentionSpec, isa: Isa) -> Function:
         "given": ".mask = mask, .mask_by = {m0, m1, m2}, " if masked else "",
     }
     text = attention.generate(spec, isa).text()
-    return _function(f"attention_{spec.mask}", text, _ATTENTION, isa, **entry)
+    return function_of(f"attention_{spec.mask}", text, _ATTENTION, isa, **entry)
 
 
 def rows_function(spec: RowsSpec, isa: Isa) -> Function:
@@ -123,7 +123,8 @@ def runtime() -> Path:
     return compile_object((C_FOLDER / "pool.c").read_text() + (C_FOLDER / "runtime.c").read_text())
 
 
-def _function(kind: str, text: str, entry: str, isa: Isa, **parts: str) -> Function:
+def function_of(kind: str, text: str, entry: str, isa: Isa, **parts: str) -> Function:
+    """The function that `entry`, a format of its `symbol` and `parts`, adds to the text of a kernel."""
     tag = _tag(isa, text + entry)
     symbol = f"qcc_{kind}_{tag}"
     return Function(symbol, _renamed(tag) + text + entry.format(symbol=symbol, **parts), isa.flags)

@@ -130,10 +130,10 @@ static void append_task(void *data, long first, long last, int thread) {
     (void)thread;
     for (long task = first; task < last; task++) {
         const long i = task % call->count, head = task / call->count % KV_HEADS, b = task / (call->count * KV_HEADS);
-        const int64_t from = offset(call->by, b, head, i), at = call->past[b] + i;
+        const int64_t at = call->past[b] + i;
         const int64_t to = offset(call->kv_by, b, head, at), scale = offset(call->scale_by, b, head, at);
-        append_row(call->k + from, call->to_k + to, CODES ? call->k_scale + scale : 0);
-        append_row(call->v + from, call->to_v + to, CODES ? call->v_scale + scale : 0);
+        append_row(call->k + offset(call->by, b, head, i), call->to_k + to, CODES ? call->k_scale + scale : 0);
+        append_row(call->v + offset(call->v_by, b, head, i), call->to_v + to, CODES ? call->v_scale + scale : 0);
     }
 }
 

@@ -27,7 +27,7 @@ typedef struct {
     element *to_k, *to_v;     /* [batch, KV_HEADS, capacity, SIZE] */
     float *k_scale, *v_scale; /* [batch, KV_HEADS, capacity]: of codes, else unused */
     const int64_t *past;      /* [batch]: where the new ones begin */
-    strides by, kv_by, scale_by;
+    strides by, v_by, kv_by, scale_by; /* of k, of v, of the cache and its scales */
     int64_t batch, count, threads;
     launch_fn launch;
 } append_call;
