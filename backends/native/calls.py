@@ -75,7 +75,7 @@ void {symbol}(const float *q, const element *k, const element *v, {mask}float *y
 
 @dataclass(frozen=True)
 class Function:
-    """A C function and the text that defines it."""
+    """A C function and the text that defines it: none where it belongs to the runtime."""
 
     symbol: str
     text: str
@@ -116,6 +116,11 @@ def rows_function(spec: RowsSpec, isa: Isa) -> Function:
     tag = _tag(isa, text.text())
     symbol = f"qcc_rows_{tag}"
     return Function(symbol, _renamed(tag) + text.text() + text.function(symbol), isa.flags)
+
+
+GATHER = Function("qcc_gather", "", ())
+"""`int qcc_gather(x, int64 places, y, outer, extent, count, bytes)`: pieces of `bytes` of x [outer, extent], as `places`
+[count] name them; 1 where one is not there."""
 
 
 def runtime() -> Path:

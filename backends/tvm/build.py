@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from qcc.passes.fold_constants import FoldConstants
 from qcc.passes.pack_weights import PackWeights
 
 from ..select import Built, Samples
+from .attention import growth
 from .lower import Lowered, lower
 from .quantized import fixed_of, linear_spec
 from .run import LIBRARY, NETWORK, SLACK, SLACK_BYTES
@@ -110,7 +112,7 @@ def _expanded(program: Program) -> Program:
 def _compile(lowered: Lowered, library: Path) -> None:
     """TVM's part and the C functions, each compiled once for all networks, in one shared library."""
     with ThreadPoolExecutor(2) as pool:
-        objects = pool.map(Function.compile, lowered.functions)
+        objects = pool.map(Function.compile, [f for f in lowered.functions if f.text])
         compiled = tvm().compile(_fused(lowered.module), target_of("host"))
         compiled.export_library(str(library), addons=[str(path) for path in [*objects, runtime()]])
 
@@ -131,6 +133,8 @@ def _record(program: Program, lowered: Lowered, isa: Isa, weights: str) -> dict[
         "outputs": [p.name for p in program.results()],
         "weights": weights,
         "parameters": lowered.parameters,
+        "caches": [asdict(cache) for cache in lowered.caches],
+        "grows": growth(program) if lowered.caches else 0,
         "isa": isa.name,
         "tvm": version("apache-tvm"),
         "tvm_ffi": version("apache-tvm-ffi"),

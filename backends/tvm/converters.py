@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from xdsl.ir import SSAValue
 
 from qcc.backends.native.attention_spec import AttentionSpec
-from qcc.backends.native.calls import attention_function
+from qcc.backends.native.calls import GATHER, attention_function
 from qcc.ir.dialects.onnx import OnnxOp
 from qcc.ir.errors import NotSupported
 
@@ -107,21 +108,51 @@ def _exchanges(op: OnnxOp) -> bool:
     return op.op_type == "Transpose" and order is not None and list(order) == [0, 2, 1, 3]
 
 
+def rotary(op: OnnxOp, inputs: list[Tvm | None], lowering: Lowering) -> Tvm:
+    """ONNX `RotaryEmbedding` of opset 23 on [batch, heads, length, size] or [batch, length, heads * size]."""
+    relax, (x, cos, sin, *places) = lowering.relax.op, inputs
+    extents, heads = extents_of(x) or [], op.integer("num_heads")
+    if x is None or len(extents) not in (3, 4) or (len(extents) == 3 and not heads) or not isinstance(extents[-1], int):
+        raise NotSupported("heads whose number or size is not known")
+    split = x if len(extents) == 4 else relax.reshape(x, [*extents[:2], heads, extents[2] // heads])
+    size = extents[3] if len(extents) == 4 else extents[2] // heads
+    rotated = op.integer("rotary_embedding_dim") or size
+    if places and places[0] is not None:
+        cos, sin = (relax.take(t, places[0], axis=0) for t in (cos, sin))
+    axis = 1 if len(extents) == 4 else 2
+    cos, sin = (relax.expand_dims(t, axis) for t in (cos, sin))
+    pairs, half = bool(op.integer("interleaved")), rotated // 2
+    ends = ((0, rotated, 2), (1, rotated, 2)) if pairs else ((0, half, 1), (half, rotated, 1))
+    one, two = (lowering.emit(relax.strided_slice(split, [3], [b], [e], [s])) for b, e, s in ends)
+    turned = [
+        lowering.emit(relax.subtract(relax.multiply(one, cos), relax.multiply(two, sin))),
+        lowering.emit(relax.add(relax.multiply(one, sin), relax.multiply(two, cos))),
+    ]
+    if pairs:
+        turned = [relax.reshape(relax.stack(turned, axis=4), [*(extents_of(turned[0]) or [])[:3], rotated])]
+    if rotated < size:
+        turned.append(relax.strided_slice(split, [3], [rotated], [size]))
+    made = turned[0] if len(turned) == 1 else relax.concat([lowering.emit(t) for t in turned], axis=3)
+    return made if len(extents) == 4 else relax.reshape(lowering.emit(made), extents)
+
+
 def gather(op: OnnxOp, inputs: list[Tvm | None], lowering: Lowering) -> Tvm:
-    """`Gather` that reads within its table: a row that is not there is NaN, or of integers the nearest one."""
+    """`Gather` that reads within its table: a row that is not there ends the call with an error."""
     data, places = inputs[0], inputs[1]
     axis = op.get("axis", 0)
-    extents = None if data is None else extents_of(data)
-    if data is None or places is None or extents is None or not isinstance(axis, int):
+    extents, picked = (None if x is None else extents_of(x) for x in (data, places))
+    if data is None or places is None or extents is None or picked is None or not isinstance(axis, int):
         raise NotSupported("its operands have no shape")
-    relax, kind = lowering.relax, places.ty.dtype.dtype
-    count = extents[axis]
-    if not isinstance(count, int):
-        raise NotSupported("it gathers along an axis whose extent is a symbol")
-    negative = relax.op.less(places, relax.const(0, kind))
-    counted = relax.op.where(negative, relax.op.add(places, relax.const(count, kind)), places)
-    mode = "nan" if data.ty.dtype.dtype.startswith("float") else "clip"
-    return relax.op.take(data, counted, axis=axis, mode=mode)
+    relax, axis = lowering.relax, axis % len(extents)
+    if places.ty.dtype.dtype != "int64":
+        places = lowering.emit(relax.op.astype(places, "int64"))
+    kind = data.ty.dtype.dtype
+    outer, count, inner = (math.prod(e, start=1) for e in (extents[:axis], picked, extents[axis + 1 :]))
+    item = 1 if kind == "bool" else np.dtype(kind).itemsize
+    shape = [*extents[:axis], *picked, *extents[axis + 1 :]]
+    numbers = [outer, extents[axis], count, inner * item]
+    missing = f"{op.where()}: an index is not in the table of {extents[axis]}"
+    return lowering.call(GATHER, [data, places], (shape, kind), numbers, refusal=missing)
 
 
-CONVERTERS: Mapping[str, Converter] = {"Attention": attention, "Gather": gather}
+CONVERTERS: Mapping[str, Converter] = {"Attention": attention, "Gather": gather, "RotaryEmbedding": rotary}

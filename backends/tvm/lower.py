@@ -12,7 +12,7 @@ import importlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from xdsl.dialects.func import ReturnOp
@@ -26,14 +26,19 @@ from qcc.ir import types
 from qcc.ir.dialects.graph_op import GraphOp
 from qcc.ir.dialects.onnx import OnnxOp, opset_of
 from qcc.ir.dialects.q import Conv, Dequantize, Embedding, Linear, Quantize, Weight
+from qcc.ir.dialects.q_attention import Attention
 from qcc.ir.errors import NotSupported
 from qcc.ir.infer import constant_of
 from qcc.ir.program import Program
 from qcc.ir.weights import WeightStore
 
 from . import symbolic
+from .caches import DTYPES, Cache
 from .symbolic import Integers
 from .toolchain import Tvm, script, tvm
+
+if TYPE_CHECKING:
+    from .attention import Prologue
 
 INLINE = 16
 """Numbers of a weight that is written into the function instead of being an argument."""
@@ -54,6 +59,8 @@ class Lowered:
     """Names in `weights`, in the order of the arguments behind the inputs."""
     weights: WeightStore
     functions: list[Function]
+    caches: list[Cache]
+    """Inputs that are written to in place; the outputs of their names are the same memory."""
 
 
 @dataclass
@@ -71,32 +78,50 @@ class Lowering:
     functions: dict[str, Function] = field(default_factory=dict[str, Function])
     weights: WeightStore = field(default_factory=WeightStore)
     parameters: dict[str, Tvm] = field(default_factory=dict[str, Any])
+    caches: dict[SSAValue, Cache] = field(default_factory=dict[SSAValue, Any])
+    scales: dict[SSAValue, Tvm] = field(default_factory=dict[SSAValue, Any])
+    """Of caches of codes: one number for each entry of a head."""
+    prologues: dict[Attention, Prologue] = field(default_factory=dict[Attention, Any])
 
     def __post_init__(self) -> None:
+        from . import attention
         from .blocked import Blocks
 
         tvm()
         self.relax: Tvm = importlib.import_module("tvm.relax")
         self.builder = self.relax.BlockBuilder()
         self.blocks = Blocks(self)
+        self.caches = attention.caches_of(self.program)
+        self.prologues = dict(attention.covered(self.program))
+        for before in self.prologues.values():
+            self.blocks.covered.update(before.covered)
 
     def run(self) -> Lowered:
         """The whole function. `NotSupported` names the operation that there is no form for."""
         builder, relax, body = self.builder, self.relax, self.program.body
         inputs = [self._input(port.name, arg) for port, arg in zip(self.program.inputs(), body.args, strict=True)]
+        caches = [self.values[v] for v in self.caches]
+        inputs = [*(x for x in inputs if all(x is not c for c in caches)), *caches, *self.scales.values()]
         with builder.function("main", attrs={"num_input": len(inputs)}):
             with builder.dataflow():
                 results: list[Tvm] = []
                 for op in body.ops:
                     if isinstance(op, ReturnOp):
-                        results = [builder.emit_output(self.tensor(v)) for v in op.operands]
+                        held = [v for a in self.prologues for v in a.results[1:]]
+                        results = [builder.emit_output(self.tensor(v)) for v in op.operands if v not in held]
                     elif op not in self.blocks.covered:
                         self._lower(op)
             builder.emit_func_output(relax.Tuple(results), params=[*inputs, *self.parameters.values()])
-        return Lowered(builder.get(), list(self.parameters), self.weights, list(self.functions.values()))
+        return Lowered(
+            builder.get(),
+            list(self.parameters),
+            self.weights,
+            list(self.functions.values()),
+            list(self.caches.values()),
+        )
 
     def _lower(self, op: Operation) -> None:
-        from . import operators, quantized
+        from . import attention, operators, quantized
 
         try:
             match op:
@@ -110,6 +135,8 @@ class Lowering:
                     pass  # whoever reads it says in which form
                 case Dequantize():
                     self.blocks.dequantize(op)
+                case Attention():
+                    attention.lower(op, self)
                 case OnnxOp():
                     operators.lower(op, self)
                 case _:
@@ -124,6 +151,13 @@ class Lowering:
             raise NotSupported(f"input {name!r} has no rank", hint="--input-shape states it, or --backend onnxruntime")
         extents = [self.extent(d if d is not None else f"{name}.{i}") for i, d in enumerate(dims)]
         kind = types.element_of(types.element_type(arg.type)).numpy.name
+        if arg in self.caches:
+            form = self.caches[arg].form
+            kind = DTYPES[form]
+            if form == "i8":
+                self.scales[arg] = self.relax.Var(
+                    f"{_identifier(name)}_scale", self.relax.TensorType(extents[:-1], "float32")
+                )
         self.values[arg] = self.relax.Var(_identifier(name), self.relax.TensorType(extents, kind))
         return self.values[arg]
 
@@ -235,13 +269,24 @@ class Lowering:
         return self.call(rows_function(spec, self.isa), arguments, (extents, kind), [rows, *steps])
 
     def call(
-        self, function: Function, inputs: Sequence[Tvm], result: tuple[Sequence[Any], str], numbers: Sequence[Any] = ()
+        self,
+        function: Function,
+        inputs: Sequence[Tvm],
+        result: tuple[Sequence[Any], str],
+        numbers: Sequence[Any] = (),
+        *,
+        refusal: str = "",
+        changed: Sequence[int] = (),
     ) -> Tvm:
-        """`function(inputs..., result, numbers...)`: numbers are Python's, or extents. Any: as they are."""
+        """`function(inputs..., result, numbers...)`: numbers are Python's, or extents. Any: as they are.
+
+        With `refusal`, the function gives a number, and that is what is said where it is not 0. It writes to the inputs
+        `changed`.
+        """
         self.functions[function.symbol] = function
         extents = [n for n in numbers if not isinstance(n, (Float, Int32))]
         tensors = [(len(extents_of(x) or []), x.ty.dtype.dtype) for x in inputs]
-        wrapper = _wrapper(function.symbol, tensors, (len(result[0]), result[1]), numbers)
+        wrapper = _wrapper(function.symbol, tensors, (len(result[0]), result[1]), numbers, refusal, changed)
         target = self.builder.add_func(wrapper, CALL + function.symbol)
         integer = tvm().tirx.IntImm
         passed = [integer("int64", e) if isinstance(e, int) else e for e in extents]
@@ -263,7 +308,14 @@ class Int32:
     value: int
 
 
-def _wrapper(symbol: str, inputs: Sequence[tuple[int, str]], result: tuple[int, str], numbers: Sequence[Any]) -> Tvm:
+def _wrapper(
+    symbol: str,
+    inputs: Sequence[tuple[int, str]],
+    result: tuple[int, str],
+    numbers: Sequence[Any],
+    refusal: str,
+    changed: Sequence[int],
+) -> Tvm:
     """The TIR function `(inputs..., extents..., result)` that passes tensors and numbers on to a C function."""
     T, package = script(), tvm()
     builder = importlib.import_module("tvm.script.ir_builder").IRBuilder
@@ -288,8 +340,14 @@ def _wrapper(symbol: str, inputs: Sequence[tuple[int, str]], result: tuple[int, 
         with T.sblock(symbol):  # in which TVM's passes expect every body, with what it touches
             whole = [b[tuple(slice(0, extent) for extent in b.shape)] for b in buffers]
             T.reads(*whole[:-1])
-            T.writes(whole[-1])
-            T.evaluate(T.call_extern("void", symbol, *[buffer.data for buffer in buffers], *passed))
+            T.writes(whole[-1], *[whole[i] for i in changed])
+            arguments = [buffer.data for buffer in buffers]
+            called = T.call_extern("int32" if refusal else "void", symbol, *arguments, *passed)
+            if refusal:
+                with T.Assert(called == 0, refusal):
+                    T.evaluate(0)
+            else:
+                T.evaluate(called)
     return made.get().without_attr("global_symbol")
 
 

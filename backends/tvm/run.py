@@ -27,9 +27,13 @@ from qcc.ir import target
 from qcc.ir.errors import BadInput, MissingExtra
 from qcc.ir.weights import WeightStore
 
+from .caches import Cache, Held
 from .toolchain import without_torch
 
 LIBRARY, NETWORK = "network.so", "network.json"
+_KEYS = (
+    "inputs", "dtypes", "outputs", "weights", "parameters", "caches", "grows", "isa", "tvm", "tvm_ffi"
+)  # fmt: skip
 SLACK, SLACK_BYTES = "~slack", 65
 """The last tensor of the weights file: kernels read up to 64 bytes behind a weight."""
 EXTRA = "pip install 'qcc[tvm]'"
@@ -46,9 +50,12 @@ class NetworkRunner:
         record = _record(folder)
         ffi = _runtime(record, folder)
         isa.check(isa.named(record["isa"]), target.load("cpu"))
-        self.inputs: list[str] = record["inputs"]
-        self.outputs: list[str] = record["outputs"]
-        self._dtypes = [np.dtype(name) for name in record["dtypes"]]
+        self.caches = [Cache(**cache) for cache in record["caches"]]
+        self._grows: tuple[str, int] | int = record["grows"]
+        past, present = ({getattr(c, side) for c in self.caches} for side in ("past", "present"))
+        dtypes = dict(zip(record["inputs"], map(np.dtype, record["dtypes"]), strict=True))
+        self._inputs = {name: dtype for name, dtype in dtypes.items() if name not in past}
+        self._outputs = [name for name in record["outputs"] if name not in present]
         self._lock = threading.Lock()
         self._ffi = ffi
         try:
@@ -67,12 +74,32 @@ class NetworkRunner:
         self._weights = [ffi.from_dlpack(_writable(self._store[name])) for name in record["parameters"]]
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The outputs by name; `BadInput` where the network fails on these inputs."""
-        arrays = [_placed(feeds[name], dtype) for name, dtype in zip(self.inputs, self._dtypes, strict=True)]
+        """The outputs by name; `BadInput` where the network fails on these inputs.
+
+        Caches are given and come back in float32, longer by the positions that were added.
+        """
+        if not self.caches:
+            return {name: array.copy() for name, array in self.step(feeds, ()).items()}
+        grows = self._grows
+        more = grows if isinstance(grows, int) else feeds[grows[0]].shape[grows[1]]
+        held = Held.of(self.caches, feeds, more)
+        results = {name: array.copy() for name, array in self.step(feeds, self.held(held)).items()}
+        return {**results, **held.outputs()}
+
+    def held(self, caches: Held) -> Sequence[object]:
+        """The memory of caches as `step` takes it."""
+        return [self._ffi.from_dlpack(array) for array in caches.arrays()]
+
+    def step(self, feeds: Mapping[str, np.ndarray], held: Sequence[object]) -> dict[str, np.ndarray]:
+        """The outputs beside caches, which are written to in place; `BadInput` where the network fails.
+
+        The arrays are the network's own memory, which is used again when they are gone.
+        """
+        arrays = [_placed(feeds[name], dtype) for name, dtype in self._inputs.items()]
         try:
             with self._lock:
-                results = self._main(*[self._ffi.from_dlpack(array) for array in arrays], *self._weights)
-                return {n: np.from_dlpack(r).copy() for n, r in zip(self.outputs, results, strict=True)}
+                results = self._main(*map(self._ffi.from_dlpack, arrays), *held, *self._weights)
+                return {n: np.from_dlpack(r) for n, r in zip(self._outputs, results, strict=True)}
         except (RuntimeError, ValueError, TypeError) as error:
             raise BadInput(
                 f"the network does not run on these inputs: {_line(error)}", hint="check their shapes and values"
@@ -108,7 +135,7 @@ def _record(folder: Path) -> dict[str, Any]:
     """What `build.py` noted. Any: JSON."""
     try:
         record: dict[str, Any] = json.loads((folder / NETWORK).read_text())
-        _ = [record[key] for key in ("inputs", "dtypes", "outputs", "weights", "parameters", "isa", "tvm", "tvm_ffi")]
+        _ = [record[key] for key in _KEYS]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{folder / NETWORK}: cannot be read: {error}", hint="compile the model again") from error
     return record
@@ -137,7 +164,7 @@ def _runtime(record: Mapping[str, Any], folder: Path) -> Any:
 
 def _placed(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
     """The input where TVM's functions expect it: contiguous, at a multiple of 64 bytes, and writable as DLPack asks."""
-    whole = np.ascontiguousarray(array, dtype)
+    whole = np.asarray(array, dtype, order="C")  # `ascontiguousarray` would make a vector of a scalar
     if whole.ctypes.data % ALIGNMENT == 0 and whole.flags.writeable and whole.size:
         return whole
     held = aligned(whole.nbytes).view(dtype).reshape(whole.shape)
