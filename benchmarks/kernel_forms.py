@@ -124,7 +124,7 @@ def first(n: int, copies: int, rounds: int) -> dict[str, Any]:
     x = np.random.default_rng(1).standard_normal((1, K), np.float32)
     row, ours, theirs = memory.aligned(kernel.workspace.bytes), np.zeros(n, np.float32), np.zeros(n, np.float32)
     address = ctypes.c_void_p
-    library.qcc_prepare(address(x.ctypes.data), ctypes.c_long(1), address(row.ctypes.data))
+    library.qcc_prepare(address(x.ctypes.data), ctypes.c_long(1), address(row.ctypes.data), ctypes.c_float(0), 0)
     library.qcc_blocks.argtypes = [*[address] * 4, ctypes.c_long, ctypes.c_float, address, *[ctypes.c_long] * 2]
     function = compile_module(write_functions({"main": vnni(kernel)}), "host")["main"]
     rows, y = tvm().runtime.from_dlpack(row.view(np.int32)), address(theirs.ctypes.data)

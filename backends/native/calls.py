@@ -1,9 +1,10 @@
 """Kernels as C functions that a compiled network calls: `Function(symbol, text, flags)`, linked with `runtime()`.
 
-    qcc_linear_<hash>(x, w, bias, y, rows, alpha, scale, zero)
+    qcc_linear_<hash>(x, w..., bias..., y..., rows, alpha..., scale, zero)      in linear_group.py
     qcc_attention_<hash>(q, k, v[, mask], y, batch, queries, keys, strides...)
     qcc_rows_<hash>(inputs..., results..., rows, steps...)
     qcc_conv_<hash>(x, w, start, scale, numbers, y, images, height, width, zero, low, high)
+    qcc_embedding_<hash>(indices, w, y, count, alpha)
 
 A function takes plain pointers and numbers. Its threads and scratch memory are those of the library that it is linked
 into: `qcc_set_threads(n)` says how many, on the pool of `pool.c`. One call at a time: the memory is one for all.
@@ -15,15 +16,15 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import attention, conv, linear
+from . import attention, conv
 from .attention_spec import AttentionSpec
 from .compile import compile_object
 from .conv_spec import ConvSchedule, ConvSpec
+from .embedding_spec import EmbeddingSpec
 from .emit_conv import ConvText
-from .emit_linear import LinearText
+from .emit_embedding import EmbeddingText
 from .emit_rows import RowsText
 from .isa import C_FOLDER, Isa
-from .linear_spec import LinearSpec, Schedule
 from .rows_spec import RowsSpec
 
 _OWN = (
@@ -31,17 +32,6 @@ _OWN = (
     "qcc_attention_append", "qcc_ask_for_tiles",
 )  # fmt: skip
 """What the texts of kernels define for all to see: each gets names of its own where several are linked."""
-
-_LINEAR = """
-void qcc_launch(task_fn task, void *data, long count, long chunk, int threads);
-void *qcc_scratch(size_t bytes);
-extern int qcc_threads;
-void {symbol}(const input *x, const uint8_t *w, const float *bias, float *y, int64_t m, float alpha, float scale,
-              int32_t zero) {{
-    uint8_t *scratch = qcc_scratch((size_t)m * ROW_BYTES + (size_t)qcc_threads * PANEL_BYTES);
-    qcc_linear(x, w, bias, y, m, alpha, scratch, qcc_threads, qcc_launch, scale, zero);
-}}
-"""
 
 _CONV = """
 void qcc_launch(task_fn task, void *data, long count, long chunk, int threads);
@@ -72,6 +62,14 @@ void {symbol}(const float *q, const element *k, const element *v, {mask}float *y
 }}
 """
 
+_EMBEDDING = """
+void qcc_launch(task_fn task, void *data, long count, long chunk, int threads);
+extern int qcc_threads;
+int {symbol}(const int64_t *indices, const uint8_t *w, float *y, int64_t count, float alpha) {{
+    return embed(indices, w, y, count, alpha, qcc_threads, qcc_launch);
+}}
+"""
+
 
 @dataclass(frozen=True)
 class Function:
@@ -84,12 +82,6 @@ class Function:
     def compile(self) -> Path:
         """Its object file."""
         return compile_object(self.text, self.flags)
-
-
-def linear_function(spec: LinearSpec, isa: Isa, schedule: Schedule | None = None) -> tuple[Function, LinearText]:
-    """The function of a linear operation, and its kernel's text, which knows the layout of the weight."""
-    text = linear.generate(spec, isa, schedule)
-    return function_of("linear", text.text(), _LINEAR, isa), text
 
 
 def conv_function(spec: ConvSpec, isa: Isa, schedule: ConvSchedule | None = None) -> tuple[Function, ConvText]:
@@ -110,6 +102,14 @@ def attention_function(spec: AttentionSpec, isa: Isa) -> Function:
     return function_of(f"attention_{spec.mask}", text, _ATTENTION, isa, **entry)
 
 
+def embedding_function(spec: EmbeddingSpec, isa: Isa) -> Function:
+    """The function of an embedding: of `count` indices int64, from -V to V - 1, to y float32 [count, D].
+
+    It gives 1 where an index is out of range, and then has written nothing, else 0. `alpha` is that of the packed one.
+    """
+    return function_of("embedding", EmbeddingText(spec, isa).text(), _EMBEDDING, isa)
+
+
 def rows_function(spec: RowsSpec, isa: Isa) -> Function:
     """The function of a row kernel: `RowsText.function` says what it takes."""
     text = RowsText(spec, isa)
@@ -119,8 +119,8 @@ def rows_function(spec: RowsSpec, isa: Isa) -> Function:
 
 
 GATHER = Function("qcc_gather", "", ())
-"""`int qcc_gather(x, int64 places, y, outer, extent, count, bytes)`: pieces of `bytes` of x [outer, extent], as `places`
-[count] name them; 1 where one is not there."""
+"""`int qcc_gather(x, places, y, outer, extent, count, bytes)`: pieces of `bytes` of x [outer, extent], at the int64
+`places` [count]; 1 where one is not there."""
 
 
 def runtime() -> Path:
@@ -133,6 +133,12 @@ def function_of(kind: str, text: str, entry: str, isa: Isa, **parts: str) -> Fun
     tag = _tag(isa, text + entry)
     symbol = f"qcc_{kind}_{tag}"
     return Function(symbol, _renamed(tag) + text + entry.format(symbol=symbol, **parts), isa.flags)
+
+
+def object_of(text: str, isa: Isa) -> Function:
+    """A kernel that other functions call: what it defines for all to see ends in `_own_` and its `symbol`."""
+    tag = _tag(isa, text)
+    return Function(tag, _renamed(tag) + text, isa.flags)
 
 
 def _tag(isa: Isa, text: str) -> str:

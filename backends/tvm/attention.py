@@ -89,7 +89,12 @@ def prologue(op: Attention) -> Prologue:
     norms = [_norm(q, op.heads), _norm(k, op.kv_heads)]
     for reshape, norm in (n for n in norms if n is not None):
         covered += [reshape, norm]
-    q, k = (x if n is None else n[1].operands[0] for x, n in zip((q, k), norms, strict=True))
+    split = [None if n is None else n[1].operands[0] for n in norms]
+    apart = [_joined(x) for x in split]
+    covered += [r for r in apart if r is not None]
+    q, k = (
+        x if s is None else s if r is None else r.operands[0] for x, s, r in zip((q, k), split, apart, strict=True)
+    )
     q_epsilon, k_epsilon = (None if n is None else _epsilon(n[1]) for n in norms)
     weights = [n[1].operands[1] for n in norms if n is not None]
     return Prologue(q, k, Heads(q_epsilon, k_epsilon, rotated, pairs), (*weights, *angles), tuple(covered))
@@ -172,6 +177,12 @@ def _norm(x: SSAValue, heads: int) -> tuple[OnnxOp, OnnxOp] | None:
     size, last = dims[3], norm.get("axis", -1) in (-1, 3)
     plain = norm.get("stash_type", 1) == 1 and rank_of(norm.operands[1]) == 1
     return (outer, norm) if last and plain and isinstance(size, int) and flat[2] == heads * size else None
+
+
+def _joined(x: SSAValue | None) -> OnnxOp | None:
+    """The reshape that makes heads an axis of [batch, length, heads * size], for `x` alone."""
+    made = producer(x, "onnx.Reshape")
+    return made if x is not None and made is not None and has_one_use(x) and rank_of(made.operands[0]) == 3 else None
 
 
 def _epsilon(norm: OnnxOp) -> float:

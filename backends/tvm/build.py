@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from qcc.backends.native import isa as instruction_sets
-from qcc.backends.native.calls import Function, linear_function, runtime
+from qcc.backends.native.calls import Function, runtime
 from qcc.backends.native.compile import compiler
 from qcc.backends.native.isa import Isa
-from qcc.backends.native.linear import Packed, pack
+from qcc.backends.native.linear import generate, pack
 from qcc.ir import types
 from qcc.ir.dialects.q import Conv, Embedding, Linear, Weight, part
 from qcc.ir.expand import expand_one
@@ -31,7 +31,7 @@ from qcc.passes.pack_weights import PackWeights
 from ..select import Built, Samples
 from .attention import growth
 from .lower import Lowered, lower
-from .quantized import fixed_of, linear_spec
+from .quantized import Kernel, fixed_of, linear_spec, table_spec
 from .run import LIBRARY, NETWORK, SLACK, SLACK_BYTES
 from .tasks import EXPANSION, choose
 from .toolchain import Tvm, require, target_of, tvm
@@ -76,21 +76,26 @@ def build(
     return Built(assignments, {}, (LIBRARY, NETWORK, weights), requires=isa.needs)
 
 
-def _packed(program: Program, isa: Isa) -> dict[str, Packed]:
-    """The weights of linear operations in the layouts of their kernels, by node; the store holds their bytes."""
-    found: dict[str, Packed] = {}
+def _packed(program: Program, isa: Isa) -> dict[str, Kernel]:
+    """The kernels of linear operations and embeddings, by node; the store holds the bytes that they read."""
+    found: dict[str, Kernel] = {}
+    ops = [op for op in program.module.walk() if isinstance(op, Linear | Embedding) and op.get("kernel") != EXPANSION]
+    done: dict[str, Kernel] = {}
     values: dict[str, Quantized] = {}
-    for op in [op for op in program.module.walk() if isinstance(op, Linear) and op.get("kernel") != EXPANSION]:
+    for op in sorted(ops, key=lambda op: isinstance(op, Embedding)):
         owner = op.operands[1].owner
         assert isinstance(owner, Weight)
+        if isinstance(op, Embedding) and owner.weight in done:
+            found[op.node] = done[owner.weight]
+            continue
         if owner.weight not in values:
             values[owner.weight] = stored_value(owner, program)
             for name in values[owner.weight].parts:
                 del program.weights[part(owner.weight, name)]
-        spec = linear_spec(op)
-        _, text = linear_function(spec, isa)
-        found[op.node] = pack(spec, text.storage, values[owner.weight], fixed_of(op))
-        program.weights[part(owner.weight, "codes")] = found[op.node].data
+        text = generate(table_spec(op) if isinstance(op, Embedding) else linear_spec(op), isa)
+        packed = pack(text.spec, text.storage, values[owner.weight], fixed_of(op))
+        found[op.node] = done[owner.weight] = Kernel(text, packed)
+        program.weights[part(owner.weight, "codes")] = packed.data
     return found
 
 
@@ -113,8 +118,22 @@ def _compile(lowered: Lowered, library: Path) -> None:
     """TVM's part and the C functions, each compiled once for all networks, in one shared library."""
     with ThreadPoolExecutor(2) as pool:
         objects = pool.map(Function.compile, [f for f in lowered.functions if f.text])
-        compiled = tvm().compile(_fused(lowered.module), target_of("host"))
+        compiled = tvm().compile(_fused(_with_step(lowered)), target_of("host"))
         compiled.export_library(str(library), addons=[str(path) for path in [*objects, runtime()]])
+
+
+def _with_step(lowered: Lowered) -> Tvm:
+    """The module; where there are caches, with the function `step` beside `main`, for inputs of one token.
+
+    Its shapes are known: it makes none while it runs, and its memory is planned.
+    """
+    if not lowered.caches:
+        return lowered.module
+    relax, module = importlib.import_module("tvm.relax"), lowered.module
+    module["step"] = (
+        importlib.import_module("tvm.relax.utils").copy_with_new_vars(module["main"]).with_attr("global_symbol", "step")
+    )
+    return relax.transform.BindSymbolicVars(dict.fromkeys(lowered.free, 1), "step")(module)
 
 
 def _fused(module: Tvm) -> Tvm:
@@ -135,6 +154,7 @@ def _record(program: Program, lowered: Lowered, isa: Isa, weights: str) -> dict[
         "parameters": lowered.parameters,
         "caches": [asdict(cache) for cache in lowered.caches],
         "grows": growth(program) if lowered.caches else 0,
+        "step": lowered.step if lowered.caches else {},
         "isa": isa.name,
         "tvm": version("apache-tvm"),
         "tvm_ffi": version("apache-tvm-ffi"),

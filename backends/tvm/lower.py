@@ -20,7 +20,6 @@ from xdsl.ir import Operation, SSAValue
 
 from qcc.backends.native.calls import Function, rows_function
 from qcc.backends.native.isa import Isa
-from qcc.backends.native.linear import Packed
 from qcc.backends.native.rows_spec import RowsSpec
 from qcc.ir import types
 from qcc.ir.dialects.graph_op import GraphOp
@@ -35,17 +34,19 @@ from qcc.ir.weights import WeightStore
 from . import symbolic
 from .caches import DTYPES, Cache
 from .symbolic import Integers
-from .toolchain import Tvm, script, tvm
+from .toolchain import Tvm, tvm
+from .wrappers import Float, Int32, wrapper
 
 if TYPE_CHECKING:
     from .attention import Prologue
+    from .quantized import Kernel
 
 INLINE = 16
 """Numbers of a weight that is written into the function instead of being an argument."""
 CALL = "call_"
 """What names of TIR functions begin with that call C functions."""
-_OPAQUE = 8
-"""TVM's number for a function that is fused with no other."""
+Result = tuple[Sequence[Any], str]
+"""Extents and dtype. Any: int, or an expression of TVM's."""
 _KEEP_SHAPES = {"Reshape", "Expand", "Resize", "ConstantOfShape"}
 """Operators whose converters take a shape as it is."""
 
@@ -61,6 +62,10 @@ class Lowered:
     functions: list[Function]
     caches: list[Cache]
     """Inputs that are written to in place; the outputs of their names are the same memory."""
+    free: list[str]
+    """Symbols of extents of inputs that are no caches."""
+    step: dict[str, list[int]]
+    """The shapes of these inputs where every such symbol is 1."""
 
 
 @dataclass
@@ -69,8 +74,8 @@ class Lowering:
 
     program: Program
     isa: Isa
-    packed: Mapping[str, Packed]
-    """The weights of linear operations, by node."""
+    packed: Mapping[str, Kernel]
+    """The kernels of linear operations and embeddings, by node."""
     builder: Tvm = field(init=False)
     values: dict[SSAValue, Tvm] = field(default_factory=dict[SSAValue, Any])
     known: dict[SSAValue, Integers] = field(default_factory=dict[SSAValue, Any])
@@ -112,12 +117,16 @@ class Lowering:
                     elif op not in self.blocks.covered:
                         self._lower(op)
             builder.emit_func_output(relax.Tuple(results), params=[*inputs, *self.parameters.values()])
+        ports = zip(self.program.inputs(), body.args, strict=True)
+        free = {port.name: self._extents(port.name, arg) for port, arg in ports if arg not in self.caches}
         return Lowered(
             builder.get(),
             list(self.parameters),
             self.weights,
             list(self.functions.values()),
             list(self.caches.values()),
+            list(dict.fromkeys(_identifier(d) for dims in free.values() for d in dims if isinstance(d, str))),
+            {name: [d if isinstance(d, int) else 1 for d in dims] for name, dims in free.items()},
         )
 
     def _lower(self, op: Operation) -> None:
@@ -128,7 +137,9 @@ class Lowering:
                 case Weight():
                     pass  # becomes an argument where it is read
                 case Linear():
-                    self.values[op.results[0]] = quantized.linear(op, self)
+                    quantized.linear(op, self)
+                case Embedding():
+                    self.values[op.results[0]] = quantized.embedding(op, self)
                 case Conv():
                     self.blocks.conv(op)
                 case Quantize():
@@ -146,10 +157,7 @@ class Lowering:
             raise NotSupported(f"{where}: {error.message}", hint="--backend onnxruntime") from error
 
     def _input(self, name: str, arg: SSAValue) -> Tvm:
-        dims = types.dims_of(arg.type)
-        if dims is None:
-            raise NotSupported(f"input {name!r} has no rank", hint="--input-shape states it, or --backend onnxruntime")
-        extents = [self.extent(d if d is not None else f"{name}.{i}") for i, d in enumerate(dims)]
+        extents = [self.extent(d) for d in self._extents(name, arg)]
         kind = types.element_of(types.element_type(arg.type)).numpy.name
         if arg in self.caches:
             form = self.caches[arg].form
@@ -160,6 +168,13 @@ class Lowering:
                 )
         self.values[arg] = self.relax.Var(_identifier(name), self.relax.TensorType(extents, kind))
         return self.values[arg]
+
+    def _extents(self, name: str, arg: SSAValue) -> list[int | str]:
+        """The extents of an input; every one that is open has a name."""
+        dims = types.dims_of(arg.type)
+        if dims is None:
+            raise NotSupported(f"input {name!r} has no rank", hint="--input-shape states it, or --backend onnxruntime")
+        return [d if d is not None else f"{name}.{i}" for i, d in enumerate(dims)]
 
     def extent(self, dim: int | str) -> Tvm:
         """An extent, or the symbol of its name."""
@@ -272,83 +287,44 @@ class Lowering:
         self,
         function: Function,
         inputs: Sequence[Tvm],
-        result: tuple[Sequence[Any], str],
+        result: Result,
         numbers: Sequence[Any] = (),
         *,
         refusal: str = "",
         changed: Sequence[int] = (),
     ) -> Tvm:
-        """`function(inputs..., result, numbers...)`: numbers are Python's, or extents. Any: as they are.
+        """`function(inputs..., result, numbers...)`, as `calls` does it. Any: numbers of Python's, or extents."""
+        return self.calls(function, inputs, [result], numbers, refusal=refusal, changed=changed)[0]
+
+    def calls(
+        self,
+        function: Function,
+        inputs: Sequence[Tvm],
+        results: Sequence[Result],
+        numbers: Sequence[Any] = (),
+        *,
+        refusal: str = "",
+        changed: Sequence[int] = (),
+    ) -> list[Tvm]:
+        """`function(inputs..., results..., numbers...)`: numbers are Python's, or extents. Any: as they are.
 
         With `refusal`, the function gives a number, and that is what is said where it is not 0. It writes to the inputs
         `changed`.
         """
+        relax = self.relax
         self.functions[function.symbol] = function
         extents = [n for n in numbers if not isinstance(n, (Float, Int32))]
         tensors = [(len(extents_of(x) or []), x.ty.dtype.dtype) for x in inputs]
-        wrapper = _wrapper(function.symbol, tensors, (len(result[0]), result[1]), numbers, refusal, changed)
-        target = self.builder.add_func(wrapper, CALL + function.symbol)
+        made = wrapper(function.symbol, tensors, [(len(e), k) for e, k in results], numbers, refusal, changed)
+        target = self.builder.add_func(made, CALL + function.symbol)
         integer = tvm().tirx.IntImm
         passed = [integer("int64", e) if isinstance(e, int) else e for e in extents]
-        kind = self.relax.TensorType(list(result[0]), result[1])
-        return self.emit(self.relax.call_tir(target, [*inputs, *passed], kind))
-
-
-@dataclass(frozen=True)
-class Float:
-    """A float32 argument."""
-
-    value: float
-
-
-@dataclass(frozen=True)
-class Int32:
-    """An int32 argument."""
-
-    value: int
-
-
-def _wrapper(
-    symbol: str,
-    inputs: Sequence[tuple[int, str]],
-    result: tuple[int, str],
-    numbers: Sequence[Any],
-    refusal: str,
-    changed: Sequence[int],
-) -> Tvm:
-    """The TIR function `(inputs..., extents..., result)` that passes tensors and numbers on to a C function."""
-    T, package = script(), tvm()
-    builder = importlib.import_module("tvm.script.ir_builder").IRBuilder
-    tensors = [*inputs, result]
-    with builder() as made, T.prim_func(s_tir=True):
-        T.func_name(symbol)
-        T.func_attr({"tirx.noalias": True, "op_pattern": _OPAQUE})
-        handles = [T.arg(f"t{i}", T.handle()) for i in range(len(inputs))]
-        passed: list[Any] = []
-        for i, number in enumerate(numbers):
-            if isinstance(number, Float):
-                passed.append(T.float32(number.value))
-            elif isinstance(number, Int32):
-                passed.append(T.int32(number.value))
-            else:
-                passed.append(T.arg(f"n{i}", T.int64()))
-        handles.append(T.arg("result", T.handle()))
-        buffers = [
-            T.match_buffer(handle, [package.tirx.Var(f"d{i}_{axis}", "int64") for axis in range(rank)], kind)
-            for i, (handle, (rank, kind)) in enumerate(zip(handles, tensors, strict=True))
-        ]
-        with T.sblock(symbol):  # in which TVM's passes expect every body, with what it touches
-            whole = [b[tuple(slice(0, extent) for extent in b.shape)] for b in buffers]
-            T.reads(*whole[:-1])
-            T.writes(whole[-1], *[whole[i] for i in changed])
-            arguments = [buffer.data for buffer in buffers]
-            called = T.call_extern("int32" if refusal else "void", symbol, *arguments, *passed)
-            if refusal:
-                with T.Assert(called == 0, refusal):
-                    T.evaluate(0)
-            else:
-                T.evaluate(called)
-    return made.get().without_attr("global_symbol")
+        kinds = [relax.TensorType(list(extents), kind) for extents, kind in results]
+        called = relax.call_tir(target, [*inputs, *passed], kinds if len(kinds) > 1 else kinds[0])
+        if len(kinds) == 1:
+            return [self.emit(called)]
+        together = self.builder.emit(called)
+        return [self.emit(relax.TupleGetItem(together, i)) for i in range(len(kinds))]
 
 
 def extents_of(value: Tvm) -> list[Any] | None:
@@ -357,10 +333,8 @@ def extents_of(value: Tvm) -> list[Any] | None:
     return None if shape is None else [symbolic.as_int(d) for d in shape.values]
 
 
-def lower(program: Program, isa: Isa, packed: Mapping[str, Packed]) -> Lowered:
+def lower(program: Program, isa: Isa, packed: Mapping[str, Kernel]) -> Lowered:
     """The Relax function of a program whose weights are packed, and the C functions that it calls."""
-    leftover = [op for op in program.body.ops if isinstance(op, Embedding)]
-    assert not leftover, "embeddings are expanded before"
     return Lowering(program, isa, packed).run()
 
 

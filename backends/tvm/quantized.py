@@ -1,51 +1,114 @@
-"""`q.linear` as a call of a generated C function, and which kernel each `q` operation gets."""
+"""`q.linear` and `q.embedding` as calls of generated C functions."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from xdsl.ir import SSAValue
 
-from qcc.backends.native.calls import linear_function
-from qcc.backends.native.linear import Fixed
+from qcc.backends.native.calls import embedding_function
+from qcc.backends.native.embedding_spec import EmbeddingSpec
+from qcc.backends.native.emit_linear import LinearText
+from qcc.backends.native.linear import Fixed, Packed
+from qcc.backends.native.linear_group import Member, group_function
 from qcc.backends.native.linear_spec import Activation, LinearSpec
-from qcc.ir.dialects.q import Linear, Quantize, QuantizedOp, Weight, part
+from qcc.ir.dialects.q import Embedding, Linear, Quantize, QuantizedOp, Weight, part
 from qcc.ir.errors import NotSupported
 from qcc.ir.format import Format
 from qcc.ir.infer import constant_of
 from qcc.ir.types import QuantizedType
 
-from .lower import Float, Int32
 from .toolchain import Tvm
+from .wrappers import Float, Int32
 
 if TYPE_CHECKING:
     from .lower import Lowering
 
 
-def linear(op: Linear, lowering: Lowering) -> Tvm:
-    """`y[..., N] = x[..., K] w[N, K]^T + bias` in float32."""
-    spec = linear_spec(op)
-    function, _ = linear_function(spec, lowering.isa)
-    source, fixed = op.operands[0], fixed_of(op)
-    if isinstance(source.owner, Quantize):
-        source = source.owner.operands[0]
-    x = lowering.tensor(source)
-    extents = lowering.dims(source)
+@dataclass(frozen=True)
+class Kernel:
+    """The text of a kernel, and a weight as it reads it."""
+
+    text: LinearText
+    packed: Packed
+
+
+def linear(op: Linear, lowering: Lowering) -> None:
+    """`y[..., N] = x[..., K] w[N, K]^T + bias` in float32, with all other operations on the same activations."""
+    if op.results[0] in lowering.values:
+        return
+    source, fixed = source_of(op), fixed_of(op)
+    group = [other for other in _readers(source) if fixed_of(other) == fixed]
+    kernels = [lowering.packed[each.node] for each in group]
+    x, extents = lowering.tensor(source), lowering.dims(source)
     assert extents is not None
-    rows = math.prod(extents[:-1], start=1)
-    owner = op.operands[1].owner
-    assert isinstance(owner, Weight)
-    packed = lowering.packed[op.node]
-    data = lowering.parameter(packed.data, part(owner.weight, "codes"))
-    bias = lowering.parameter(_bias(op, spec.n, lowering), f"{op.node}.bias")
+    biases = [_bias(each, kernel, lowering) for each, kernel in zip(group, kernels, strict=True)]
+    members = [Member(kernel.text, bias is not None) for kernel, bias in zip(kernels, biases, strict=True)]
+    function, called = group_function(members, lowering.isa)
+    lowering.functions.update({each.symbol: each for each in called})
+    data = [lowering.parameter(k.packed.data, _codes(each)) for each, k in zip(group, kernels, strict=True)]
+    given = [lowering.parameter(b, f"{each.node}.bias") for each, b in zip(group, biases, strict=True) if b is not None]
     numbers = [
-        rows,
-        Float(packed.alpha),
+        math.prod(extents[:-1], start=1),
+        *[Float(kernel.packed.alpha) for kernel in kernels],
         Float(fixed.scale if fixed else 0.0),
         Int32(fixed.stored if fixed else 0),
     ]
-    return lowering.call(function, [x, data, bias], ([*extents[:-1], spec.n], "float32"), numbers)
+    results = [([*extents[:-1], kernel.text.spec.n], "float32") for kernel in kernels]
+    made = lowering.calls(function, [x, *data, *given], results, numbers)
+    for each, y in zip(group, made, strict=True):
+        lowering.values[each.results[0]] = y
+
+
+def source_of(op: QuantizedOp) -> SSAValue:
+    """What an operation reads, before it is rounded."""
+    x = op.operands[0]
+    return x.owner.operands[0] if isinstance(x.owner, Quantize) else x
+
+
+def _readers(source: SSAValue) -> list[Linear]:
+    """The linear operations with a kernel that read `source`, rounded or not, in their order."""
+    readers = list[Linear]()
+    for use in source.uses:
+        user = use.operation
+        ends = [u.operation for u in user.results[0].uses] if isinstance(user, Quantize) else [user]
+        readers += [
+            r for r in ends if isinstance(r, Linear) and r.get("kernel") != "expansion" and source_of(r) is source
+        ]
+    block = readers[0].parent
+    assert block is not None
+    return [op for op in block.ops if isinstance(op, Linear) and op in readers]
+
+
+def _codes(op: QuantizedOp) -> str:
+    owner = op.operands[1].owner
+    assert isinstance(owner, Weight)
+    return part(owner.weight, "codes")
+
+
+def embedding(op: Embedding, lowering: Lowering) -> Tvm:
+    """`y[..., D] = table[indices]` in float32; the table lies as its linear operation reads it, where it has one."""
+    table = lowering.packed[op.node]
+    spec = EmbeddingSpec.of(table.text)
+    places = lowering.tensor(op.operands[0])
+    extents = lowering.dims(op.operands[0])
+    assert extents is not None
+    if places.ty.dtype.dtype != "int64":
+        places = lowering.emit(lowering.relax.op.astype(places, "int64"))
+    data = lowering.parameter(table.packed.data, _codes(op))
+    numbers = [math.prod(extents, start=1), Float(table.packed.alpha)]
+    missing = f"{op.where()}: an index is not in the table of {spec.linear.n}"
+    function = embedding_function(spec, lowering.isa)
+    return lowering.call(function, [places, data], ([*extents, spec.linear.k], "float32"), numbers, refusal=missing)
+
+
+def table_spec(op: QuantizedOp) -> LinearSpec:
+    """The linear operation whose kernel packs a table; `NotSupported` where there is none."""
+    n, k = op.weight_type(2).shape
+    return LinearSpec(n, k, op.weight_type(2).format, Activation(16))
 
 
 def linear_spec(op: QuantizedOp) -> LinearSpec:
@@ -96,16 +159,14 @@ def fixed_scale(quantize: Quantize) -> Fixed | None:
     return None if zero is None else Fixed(float(scale.reshape(())), int(zero.reshape(())), signed)
 
 
-def _bias(op: Linear, n: int, lowering: Lowering) -> np.ndarray:
-    """float32 [N]: the bias, and what the zero point of the activations adds."""
+def _bias(op: Linear, kernel: Kernel, lowering: Lowering) -> np.ndarray | None:
+    """float32 [N]: the bias, and what the zero point of the activations adds; None where there is neither."""
     from qcc.ir.rewrite import array_of
 
-    offset = lowering.packed[op.node].offset
-    total = np.zeros(n, np.float32) if offset is None else offset
-    slot = op.slot(2)
+    slot, offset = op.slot(2), kernel.packed.offset
     if slot is None:
-        return total
+        return offset
     own = array_of(slot, lowering.program)
     if own is None:
         raise NotSupported("its bias is no constant")
-    return (total + own.reshape(-1)).astype(np.float32)
+    return (own.reshape(-1) if offset is None else offset + own.reshape(-1)).astype(np.float32)

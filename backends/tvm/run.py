@@ -32,7 +32,7 @@ from .toolchain import without_torch
 
 LIBRARY, NETWORK = "network.so", "network.json"
 _KEYS = (
-    "inputs", "dtypes", "outputs", "weights", "parameters", "caches", "grows", "isa", "tvm", "tvm_ffi"
+    "inputs", "dtypes", "outputs", "weights", "parameters", "caches", "grows", "step", "isa", "tvm", "tvm_ffi"
 )  # fmt: skip
 SLACK, SLACK_BYTES = "~slack", 65
 """The last tensor of the weights file: kernels read up to 64 bytes behind a weight."""
@@ -51,6 +51,7 @@ class NetworkRunner:
         ffi = _runtime(record, folder)
         isa.check(isa.named(record["isa"]), target.load("cpu"))
         self.caches = [Cache(**cache) for cache in record["caches"]]
+        self._step: dict[str, tuple[int, ...]] = {name: tuple(shape) for name, shape in record["step"].items()}
         self._grows: tuple[str, int] | int = record["grows"]
         past, present = ({getattr(c, side) for c in self.caches} for side in ("past", "present"))
         dtypes = dict(zip(record["inputs"], map(np.dtype, record["dtypes"]), strict=True))
@@ -66,6 +67,7 @@ class NetworkRunner:
                 ctypes.CDLL(str(library)).qcc_set_threads(threads or target.load("cpu").cores)
             self._machine["vm_initialization"](_CPU, 0, _POOLED)
             self._main = self._machine["main"]
+            self._short = self._machine["step"] if record["step"] else self._main
         except (RuntimeError, OSError, AttributeError) as error:
             raise BadInput(
                 f"{folder / LIBRARY}: TVM's runtime does not load it: {_line(error)}", hint="compile the model again"
@@ -96,9 +98,11 @@ class NetworkRunner:
         The arrays are the network's own memory, which is used again when they are gone.
         """
         arrays = [_placed(feeds[name], dtype) for name, dtype in self._inputs.items()]
+        short = self._step == {name: a.shape for name, a in zip(self._inputs, arrays, strict=True)}
+        function = self._short if short else self._main
         try:
             with self._lock:
-                results = self._main(*map(self._ffi.from_dlpack, arrays), *held, *self._weights)
+                results = function(*map(self._ffi.from_dlpack, arrays), *held, *self._weights)
                 return {n: np.from_dlpack(r) for n, r in zip(self._outputs, results, strict=True)}
         except (RuntimeError, ValueError, TypeError) as error:
             raise BadInput(

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from xdsl.dialects.builtin import StringAttr
+from xdsl.ir import Operation
 from xdsl.rewriter import InsertPoint, Rewriter
 
-from qcc.backends.native.calls import linear_function
 from qcc.backends.native.isa import Isa
+from qcc.backends.native.linear import generate
 from qcc.ir import types
 from qcc.ir.dialects.q import Conv, Embedding, Linear, Quantize, QuantizedOp, Weight
 from qcc.ir.errors import NotSupported
 from qcc.ir.kernel_task import Assignment, Choice, KernelTask, Picker, assign
-from qcc.ir.layout import Layout
+from qcc.ir.layout import Layout, Record
 from qcc.ir.program import Program
 from qcc.ir.target import Target
 from qcc.ir.types import QuantizedType
 
 from . import blocked
-from .quantized import linear_spec
+from .quantized import linear_spec, table_spec
 
 NATIVE, EXPANSION = "generated C", "expansion"
 
@@ -33,8 +34,13 @@ def choose(program: Program, target: Target, isa: Isa, pick: Picker) -> list[Ass
         assignments += assign([(op, task_of(op, target))], lambda _, op=op: offers[op], pick)
     for each in assignments:
         each.op.properties["kernel"] = StringAttr(each.choice.kernel)
-        if isinstance(each.op, Linear) and each.choice.kernel == NATIVE:
-            _resolve(each.op, isa, program)
+    native = [a.op for a in assignments if a.choice.kernel == NATIVE]
+    for op in native:
+        if isinstance(op, Linear):
+            _resolve(op, generate(linear_spec(op), isa).storage.layout, program)
+    for op in native:  # last: their tables lie as linear operations want them
+        if isinstance(op, Embedding) and not _shared(op, program):
+            _resolve(op, generate(table_spec(op), isa).storage.layout, program)
     return assignments
 
 
@@ -63,34 +69,51 @@ def _offers(op: QuantizedOp, isa: Isa) -> Sequence[Choice]:
 def _obstacle(op: QuantizedOp) -> str:
     if isinstance(op, Conv):
         return blocked.obstacle(op)
-    if isinstance(op, Embedding):
-        return "rows of a table have no kernel yet"
     try:
-        linear_spec(op)
+        _ = table_spec(op) if isinstance(op, Embedding) else linear_spec(op)
     except NotSupported as error:
         return error.message
     return ""
 
 
-def _resolve(op: Linear, isa: Isa, program: Program) -> None:
+def _shared(op: Embedding, program: Program) -> bool:
+    """Let a table be read where a linear operation has it already."""
+    for other in program.weight_ops():
+        type_ = other.result.type
+        if isinstance(type_, QuantizedType) and type_.layout is not None and _same_table(other, op):
+            op.operands[1] = other.result
+            return True
+    return False
+
+
+def _same_table(other: Weight, op: QuantizedOp) -> bool:
+    owner = op.operands[1].owner
+    return isinstance(owner, Weight) and other.weight.split("@")[0] == owner.weight.split("@")[0]
+
+
+def _resolve(op: QuantizedOp, layout: Record, program: Program) -> None:
     """Give the weight of an operation the layout that its kernel reads; a copy where another reads it too."""
     value, owner = op.operands[1], op.operands[1].owner
     assert isinstance(owner, Weight)
-    _, text = linear_function(linear_spec(op), isa)
-    laid_out = QuantizedType.of(op.weight_type().expressed, op.weight_type().format, text.storage.layout)
+    laid_out = QuantizedType.of(op.weight_type().expressed, op.weight_type().format, layout)
     if value.type == laid_out:
         return
-    others = [use.operation for use in value.uses if use.operation is not op]
     for other in program.weight_ops():
-        if other.result.type == laid_out and other.weight.split("@")[0] == owner.weight.split("@")[0]:
+        if other.result.type == laid_out and _same_table(other, op):
             op.operands[1] = other.result
             return
+    others = [use.operation for use in value.uses if use.operation is not op and not _is_native_table(use.operation)]
     new = Weight(owner.weight if not others else _copied(owner, program), laid_out)
     new.result.name_hint = value.name_hint
     Rewriter.insert_op(new, InsertPoint.before(owner))
     op.operands[1] = new.result
     if value.first_use is None:
         Rewriter.erase_op(owner)
+
+
+def _is_native_table(op: Operation) -> bool:
+    """Whether an operation reads rows of a table in any layout."""
+    return isinstance(op, Embedding) and op.get("kernel") == NATIVE
 
 
 def _copied(weight: Weight, program: Program) -> str:

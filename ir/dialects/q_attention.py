@@ -6,7 +6,7 @@
 the S new ones. A query sees the entries up to its own; with `window = w > 0` only the last w of them, itself included.
 
 `cache` says what entries are rounded to when they are appended: "f16", or "i8" with the scale max |x| / 127 for each
-entry of a head. The types of the caches stay: they hold the rounded numbers.
+entry of a head; with "f32", and without it, they are not. The types of the caches stay: they hold the rounded numbers.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Attention(GraphOp):
 
     @property
     def cache(self) -> str:
-        """What entries are rounded to, one of `CACHES`; empty: nothing."""
+        """What entries are rounded to, one of `CACHES`; empty: nothing, and a backend may choose."""
         value = self.get("cache", "")
         assert isinstance(value, str)
         return value
@@ -127,7 +127,7 @@ def _head_size(where: str, cache: SSAValue, kv_heads: int) -> int | None:
     return dims[3] if isinstance(dims[3], int) else None
 
 
-CACHES = ("f16", "i8")
+CACHES = ("f32", "f16", "i8")
 _WANTED: dict[str, type] = {"scale": float, "softcap": float, "cache": str}
 _KINDS: dict[type, str] = {int: "an integer", float: "a float", str: "a text"}
 _I32 = builtin.IntegerType(32)

@@ -259,7 +259,11 @@ def test_rows_are_those_that_a_linear_kernel_prepares(text: str, activation: Act
     library = compile.load(compile.compile_c(made.text(), made.isa.flags))
     theirs = np.zeros_like(ours)
     library.qcc_prepare(
-        normal.ctypes.data_as(compile.ctypes.c_void_p), 3, theirs.ctypes.data_as(compile.ctypes.c_void_p)
+        normal.ctypes.data_as(compile.ctypes.c_void_p),
+        3,
+        theirs.ctypes.data_as(compile.ctypes.c_void_p),
+        compile.ctypes.c_float(0),
+        0,
     )
     used = made.workspace.totals + 4 * made.workspace.groups
     np.testing.assert_array_equal(ours[:, :used], theirs[:, :used])

@@ -136,7 +136,7 @@ REFUSED: list[tuple[dict[str, object], str]] = [
     ({"attributes": f"{PLAIN}, window = 2.0 : f32"}, "window is 2.0, not an integer"),
     ({"attributes": f"{PLAIN}, softcap = 2 : i64"}, "softcap is 2, not a float"),
     ({"attributes": f"{PLAIN}, softcap = -2.0 : f32"}, "a softcap of at least 0"),
-    ({"attributes": f'{PLAIN}, cache = "f8"'}, "a cache of 'f8'; known: ['f16', 'i8']"),
+    ({"attributes": f'{PLAIN}, cache = "f8"'}, "a cache of 'f8'; known: ['f32', 'f16', 'i8']"),
     ({"attributes": f"{PLAIN}, cache = 8 : i64"}, "cache is 8, not a text"),
     ({"q": "1x?x30"}, "4 heads of one size"),
     ({"q": "1x?x4x8"}, "4 heads of one size"),

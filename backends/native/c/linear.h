@@ -30,8 +30,8 @@ static void block_task(void *data, long first, long last, int thread) {
 }
 
 /* The activations in whole numbers: [m, K] numbers to m rows of ROW_BYTES. */
-void qcc_prepare(const input *input, long m, uint8_t *x) {
-    linear_job job = {.input = input, .x = x, .m = m};
+void qcc_prepare(const input *input, long m, uint8_t *x, float scale, int zero) {
+    linear_job job = {.input = input, .x = x, .m = m, .scale = scale, .zero = zero};
     prepare_task(&job, 0, m, 0);
 }
 
