@@ -92,9 +92,7 @@ def prologue(op: Attention) -> Prologue:
     split = [None if n is None else n[1].operands[0] for n in norms]
     apart = [_joined(x) for x in split]
     covered += [r for r in apart if r is not None]
-    q, k = (
-        x if s is None else s if r is None else r.operands[0] for x, s, r in zip((q, k), split, apart, strict=True)
-    )
+    q, k = (x if s is None else s if r is None else r.operands[0] for x, s, r in zip((q, k), split, apart, strict=True))
     q_epsilon, k_epsilon = (None if n is None else _epsilon(n[1]) for n in norms)
     weights = [n[1].operands[1] for n in norms if n is not None]
     return Prologue(q, k, Heads(q_epsilon, k_epsilon, rotated, pairs), (*weights, *angles), tuple(covered))

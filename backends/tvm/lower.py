@@ -91,11 +91,12 @@ class Lowering:
     def __post_init__(self) -> None:
         from . import attention
         from .blocked import Blocks
+        from .rowwise import Rows
 
         tvm()
         self.relax: Tvm = importlib.import_module("tvm.relax")
         self.builder = self.relax.BlockBuilder()
-        self.blocks = Blocks(self)
+        self.blocks, self.lazy = Blocks(self), Rows(self)
         self.caches = attention.caches_of(self.program)
         self.prologues = dict(attention.covered(self.program))
         for before in self.prologues.values():
@@ -192,6 +193,8 @@ class Lowering:
             return self.values[value]
         if value in self.known:
             return self._shape(value, as_tensor=True)
+        if value in self.lazy.waiting:
+            return self.lazy.tensor(value)
         owner = value.owner
         if isinstance(owner, Weight):
             made = self.constant(self.program.weights[owner.weight], owner.weight)
@@ -229,6 +232,8 @@ class Lowering:
         """Extents of a value in whatever form there is. Any: int, or an expression of TVM's."""
         if value not in self.values and (blocked := self.blocks.dims(value)) is not None:
             return blocked
+        if value in self.lazy.extents and value not in self.values:
+            return self.lazy.extents[value]
         return extents_of(self.tensor(value))
 
     def _shape(self, value: SSAValue, *, as_tensor: bool) -> Tvm:
@@ -274,14 +279,14 @@ class Lowering:
 
     # Calls
 
-    def rows(self, spec: RowsSpec, inputs: Mapping[str, Tvm], extents: Sequence[Any]) -> Tvm:
-        """A row kernel of one result of these extents, whose last is `spec.k`. Any: int, or an expression of TVM's."""
+    def rows(self, spec: RowsSpec, inputs: Mapping[str, Tvm], extents: Sequence[Any]) -> list[Tvm]:
+        """A row kernel, whose results have these extents, the last `spec.k`. Any: int, or an expression of TVM's."""
         rows = math.prod(extents[:-1], start=1)
         tensors = sum(node.op == "tensor" for node in spec.inputs)
-        steps = [spec.k] * (tensors + 1)
-        kind = {"f32": "float32"}.get(spec.outputs[0].form, "uint8")
+        results = [(extents, {"f32": "float32"}.get(output.form, "uint8")) for output in spec.outputs]
         arguments = [inputs[node.name] for node in spec.inputs]
-        return self.call(rows_function(spec, self.isa), arguments, (extents, kind), [rows, *steps])
+        steps = [spec.k] * (tensors + len(results))
+        return self.calls(rows_function(spec, self.isa), arguments, results, [rows, *steps])
 
     def call(
         self,

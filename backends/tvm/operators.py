@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qcc.ir.dialects.onnx import OnnxOp
 from qcc.ir.errors import NotSupported
 
-from . import rowwise, symbolic
+from . import symbolic
 from .converters import CONVERTERS
 from .lower import extents_of, opset
 from .toolchain import Tvm
@@ -31,7 +31,7 @@ def lower(op: OnnxOp, lowering: Lowering) -> None:
     if known is not None:
         lowering.known[op.results[0]] = known
         return
-    if lowering.blocks.keeps(op):
+    if lowering.blocks.keeps(op) or lowering.lazy.takes(op):
         return
     inputs = [None if v is None else lowering.operand(op, v) for v in op.slots]
     if op.op_type in _BROADCAST:
@@ -49,8 +49,6 @@ def convert(op: OnnxOp, inputs: list[Tvm | None], lowering: Lowering) -> Tvm:
 
 
 def _converted(op: OnnxOp, inputs: list[Tvm | None], lowering: Lowering) -> list[Tvm]:
-    if not op.domain and (made := rowwise.lower(op, inputs, lowering)) is not None:
-        return [made]
     own = CONVERTERS.get(op.op_type)
     if own is not None and not op.domain:
         return [lowering.emit(own(op, inputs, lowering))]

@@ -1,72 +1,193 @@
-"""Operators along the last axis as row kernels: normalizations, softmax, functions that are more than arithmetic."""
+"""Operators along the last axis as row kernels: normalizations, softmax, functions, and the arithmetic between them.
+
+Their results are not computed where they stand, but where something else reads one: it takes the whole expression then,
+over all such operators before it. What is read elsewhere too becomes another result of the same kernel.
+
+    h = r + rms_norm(o);  n = rms_norm(h)      ->      rows 640: f32(n); f32(h)
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from qcc.backends.native.rows_expression import Node, call, column, layer_norm, rms_norm, softmax, tensor
+from xdsl.ir import SSAValue
+
+from qcc.backends.native.rows_expression import Node, as_node, call, column, layer_norm, rms_norm, softmax, tensor
 from qcc.backends.native.rows_spec import RowsSpec
+from qcc.ir import types
 from qcc.ir.dialects.onnx import OnnxOp
+from qcc.ir.rewrite import scalar_of
 
 from .lower import extents_of
-from .toolchain import Tvm
+from .toolchain import Tvm, tvm
 
 if TYPE_CHECKING:
     from .lower import Lowering
 
-X = tensor("x")
 MOST = 1 << 16
 """Columns of a row that a kernel is generated for."""
+LARGEST, MOST_RESULTS = 160, 3
+"""Nodes of an expression, and results of a kernel; where there would be more, a part is computed before."""
 
 
-def lower(op: OnnxOp, inputs: list[Tvm | None], lowering: Lowering) -> Tvm | None:
-    """The result of an operator as a call of a row kernel; None where it is none, or its rows are not known."""
-    rule, x = _RULES.get(op.op_type), inputs[0] if inputs else None
-    extents = None if x is None or x.ty.dtype.dtype != "float32" else extents_of(x)
-    if rule is None or not extents or not isinstance(extents[-1], int) or extents[-1] > MOST or len(op.results) != 1:
+@dataclass
+class Rows:
+    """The operators of a network that wait for a reader, by their results, and their extents."""
+
+    lowering: Lowering
+    waiting: dict[SSAValue, OnnxOp] = field(default_factory=dict[SSAValue, OnnxOp])
+    extents: dict[SSAValue, list[Any]] = field(default_factory=dict[SSAValue, Any])
+    """Any: int, or an expression of TVM's."""
+
+    def takes(self, op: OnnxOp) -> bool:
+        """Whether an operator is one of rows; it waits then."""
+        if op.domain or len(op.results) != 1 or op.op_type not in _RULES or not _is_float(op.results[0]):
+            return False
+        shapes = [None if v is None else self._shape(v) for v in op.slots]
+        wanted = max((s for s in shapes if s is not None), key=len, default=None)
+        if not wanted or not isinstance(wanted[-1], int) or wanted[-1] > MOST:
+            return False
+        if not all(v is None or self._fits(v, s, wanted) for v, s in zip(op.slots, shapes, strict=True)):
+            return False
+        some: list[Node | None] = [None if v is None else tensor("x") for v in op.slots]
+        if _RULES[op.op_type](op, some, len(wanted)) is None:
+            return False
+        self.waiting[op.results[0]], self.extents[op.results[0]] = op, wanted
+        return True
+
+    def tensor(self, value: SSAValue) -> Tvm:
+        """What waits, computed with all that it waits for."""
+        region = _Region(self)
+        root = region.expression(value)
+        lowering, extents = self.lowering, self.extents[value]
+        results = {value: root, **region.read_elsewhere(value)}
+        spec = RowsSpec.of(extents[-1], *results.values())
+        made = lowering.rows(spec, region.inputs, extents)
+        lowering.values.update(zip(results, made, strict=True))
+        return lowering.values[value]
+
+    def _shape(self, value: SSAValue) -> list[Any] | None:
+        """Extents of an operand. Any: int, or an expression of TVM's."""
+        if value in self.extents:
+            return self.extents[value]
+        return None if not _is_float(value) else self.lowering.dims(value)
+
+    def _fits(self, value: SSAValue, own: list[Any] | None, wanted: list[Any]) -> bool:
+        """Whether an operand has the extents of the result, or is one number, or one for each column."""
+        if own is None:
+            return False
+        return scalar_of(value, self.lowering.program) is not None or is_column(own, wanted) or _same(own, wanted)
+
+
+@dataclass
+class _Region:
+    """The operators that one kernel computes, and what it reads."""
+
+    rows: Rows
+    made: dict[SSAValue, Node] = field(default_factory=dict[SSAValue, Node])
+    inputs: dict[str, Tvm] = field(default_factory=dict[str, Any])
+    names: dict[SSAValue, Node] = field(default_factory=dict[SSAValue, Node])
+
+    def expression(self, value: SSAValue) -> Node:
+        """The expression of something that waits; operands whose own would be too large are computed before."""
+        op, extents = self.rows.waiting[value], self.rows.extents[value]
+        rule = _RULES[op.op_type]
+        args = [None if v is None else self._operand(v, extents) for v in op.slots]
+        made = rule(op, args, len(extents))
+        assert made is not None
+        self.made[value] = made
+        return made
+
+    def read_elsewhere(self, root: SSAValue) -> dict[SSAValue, Node]:
+        """What is computed on the way and something outside reads."""
+        inside = {self.rows.waiting[v] for v in self.made}
+        return {
+            value: node
+            for value, node in self.made.items()
+            if value is not root and any(use.operation not in inside for use in value.uses)
+        }
+
+    def _operand(self, value: SSAValue, wanted: list[Any]) -> Node:
+        lowering = self.rows.lowering
+        if value in self.made:
+            return self.made[value]
+        if value in self.names:
+            return self.names[value]
+        number = scalar_of(value, lowering.program)
+        if number is not None and math.isfinite(number):
+            return as_node(number)
+        if value in self.rows.waiting and value not in lowering.values and _same(self.rows.extents[value], wanted):
+            before = dict(self.made), dict(self.inputs), dict(self.names)
+            node = self.expression(value)
+            if node.size <= LARGEST and len(self.read_elsewhere(value)) < MOST_RESULTS:
+                return node
+            self.made, self.inputs, self.names = before
+        name, x = f"x{len(self.inputs)}", lowering.tensor(value)
+        narrow = is_column(extents_of(x) or [], wanted)
+        if narrow and len(extents_of(x) or []) > 1:
+            x = lowering.emit(lowering.relax.op.reshape(x, [wanted[-1]]))
+        self.inputs[name] = x
+        self.names[value] = column(name) if narrow else tensor(name)
+        return self.names[value]
+
+
+def is_column(own: Sequence[Any], wanted: Sequence[Any]) -> bool:
+    """Whether extents are those of one number for each column of rows. Any: int, or an expression of TVM's."""
+    ones = all(isinstance(d, int) and d == 1 for d in own[:-1])
+    return bool(own) and ones and own[-1] == wanted[-1] and list(own) != list(wanted)
+
+
+def _same(own: Sequence[Any], wanted: Sequence[Any]) -> bool:
+    """Any: int, or an expression of TVM's."""
+    prove = tvm().sym.Analyzer().can_prove_equal
+    return len(own) == len(wanted) and all(
+        a == b if isinstance(a, int) and isinstance(b, int) else bool(prove(a, b))
+        for a, b in zip(own, wanted, strict=True)
+    )
+
+
+def _is_float(value: SSAValue) -> bool:
+    found = types.element_type(value.type)
+    return not isinstance(found, types.UnknownType) and types.element_of(found).numpy.name == "float32"
+
+
+Args = list[Node | None]
+Rule = Callable[[OnnxOp, Any, int], Node | None]
+"""The expression of an operator for the expressions of its operands and its rank; None where it is none of rows."""
+
+
+def _along_last(op: OnnxOp, rank: int) -> bool:
+    return op.get("axis", -1) in (-1, rank - 1)
+
+
+def _layer_norm(op: OnnxOp, args: Args, rank: int) -> Node | None:
+    x, weight, bias = [*args, None][:3]
+    if not _along_last(op, rank) or op.get("stash_type", 1) != 1 or x is None or weight is None:
         return None
-    expression = rule(op, len(extents))
-    if expression is None:
+    return layer_norm(x, weight, 0.0 if bias is None else bias, _number(op, "epsilon", 1e-5))
+
+
+def _rms_norm(op: OnnxOp, args: Args, rank: int) -> Node | None:
+    x, weight = args[:2]
+    if not _along_last(op, rank) or op.get("stash_type", 1) != 1 or x is None or weight is None:
         return None
-    named: dict[str, Tvm] = {"x": x}
-    for name, value in zip(("w", "b"), inputs[1:], strict=False):
-        if value is None or extents_of(value) != [extents[-1]] or value.ty.dtype.dtype != "float32":
-            return None
-        named[name] = value
-    spec = RowsSpec.of(extents[-1], expression(set(named)))
-    return lowering.rows(spec, named, extents)
+    return rms_norm(x, weight, _number(op, "epsilon", 1e-5))
 
 
-Expression = Callable[[set[str]], Node]
-"""The expression for the operands that are there."""
+def _softmax(op: OnnxOp, args: Args, rank: int) -> Node | None:
+    return softmax(args[0]) if _along_last(op, rank) and args[0] is not None else None
 
 
-def _layer_norm(op: OnnxOp, rank: int) -> Expression | None:
-    if op.get("axis", -1) not in (-1, rank - 1) or op.get("stash_type", 1) != 1:
-        return None
-    epsilon = _number(op, "epsilon", 1e-5)
-    return lambda named: layer_norm(X, column("w"), column("b") if "b" in named else 0.0, epsilon)
-
-
-def _rms_norm(op: OnnxOp, rank: int) -> Expression | None:
-    if op.get("axis", -1) not in (-1, rank - 1) or op.get("stash_type", 1) != 1:
-        return None
-    epsilon = _number(op, "epsilon", 1e-5)
-    return lambda named: rms_norm(X, column("w"), epsilon)
-
-
-def _softmax(op: OnnxOp, rank: int) -> Expression | None:
-    return (lambda named: softmax(X)) if op.get("axis", -1) in (-1, rank - 1) else None
-
-
-def _gelu(op: OnnxOp, rank: int) -> Expression | None:
+def _gelu(op: OnnxOp, args: Args, rank: int) -> Node | None:
     form = "gelu_tanh" if op.get("approximate", "none") == "tanh" else "gelu"
-    return lambda named: call(form, X)
+    return None if args[0] is None else call(form, args[0])
 
 
-def _unary(name: str) -> Callable[[OnnxOp, int], Expression]:
-    return lambda op, rank: lambda named: call(name, X)
+def _plain(name: str) -> Rule:
+    return lambda op, args, rank: None if None in args else call(name, *args)
 
 
 def _number(op: OnnxOp, name: str, default: float) -> float:
@@ -74,13 +195,19 @@ def _number(op: OnnxOp, name: str, default: float) -> float:
     return float(value)
 
 
-_RULES: Mapping[str, Callable[[OnnxOp, int], Expression | None]] = {
-    "Erf": _unary("erf"),
-    "Exp": _unary("exp"),
+_RULES: Mapping[str, Rule] = {
+    "Add": _plain("add"),
+    "Div": _plain("div"),
+    "Erf": _plain("erf"),
+    "Exp": _plain("exp"),
     "Gelu": _gelu,
     "LayerNormalization": _layer_norm,
+    "Mul": _plain("mul"),
+    "Neg": _plain("neg"),
     "RMSNormalization": _rms_norm,
-    "Sigmoid": _unary("sigmoid"),
+    "Relu": _plain("relu"),
+    "Sigmoid": _plain("sigmoid"),
     "Softmax": _softmax,
-    "Tanh": _unary("tanh"),
+    "Sub": _plain("sub"),
+    "Tanh": _plain("tanh"),
 }
