@@ -31,7 +31,7 @@ class StoreCache(Rewrite):
         """Guard: it does not say so already."""
         assert isinstance(op, Attention)
         if op.cache:
-            return f"it keeps {op.cache} already"
+            return False
         op.properties["cache"] = attr.from_python(self.form)
         program.decide(op.node, "cache", f"entries are kept in {self.form}")
         return True

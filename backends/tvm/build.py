@@ -27,6 +27,7 @@ from qcc.ir.weights import WeightStore
 from qcc.passes import schemes
 from qcc.passes.fold_constants import FoldConstants
 from qcc.passes.pack_weights import PackWeights
+from qcc.passes.store_cache import StoreCache
 
 from ..select import Built, Samples
 from .attention import growth
@@ -38,6 +39,8 @@ from .toolchain import Tvm, require, target_of, tvm
 from .vectorize import vectorize
 
 DEVICES = ("cpu",)
+CACHE = "f16"
+"""What caches keep where nobody asked for another form: decoding reads half the bytes of float32."""
 _FOLD = 1 << 40
 """Bytes that folding may add: a weight without a kernel is decoded once, when it is compiled."""
 
@@ -52,6 +55,7 @@ def obstacle(scheme: str, target: Target) -> str:
 
 def resolve(program: Program, target: Target, pick: Picker = cheapest) -> list[Assignment]:
     """Choose a kernel for every operation with a weight and resolve layouts in the IR."""
+    StoreCache(CACHE).run(program, ProgramContext(program=program))
     return choose(program, target, instruction_sets.best(target), pick)
 
 
@@ -61,7 +65,7 @@ def build(
     """Write `network.so` and the weights that it takes into `folder`. `program` is left packed."""
     del samples
     isa = instruction_sets.best(target)
-    assignments = choose(program, target, isa, pick)
+    assignments = resolve(program, target, pick)
     packed = _packed(program, isa)
     PackWeights().run(program, ProgramContext(program=program))
     lowered = lower(_expanded(program), isa, packed)

@@ -12,4 +12,3 @@ builtin.module attributes {onnx.opset = {"" = 23 : i64}} {
 // CHECK: q.attention "free"({{.*}}) {heads = 4 : i64, {{.*}}, cache = "i8"}
 // CHECK: q.attention "exact"({{.*}}) {heads = 4 : i64, {{.*}}, cache = "f32"}
 // CHECK: cache free: entries are kept in i8
-// CHECK: store_cache declined exact: it keeps f32 already
