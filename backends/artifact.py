@@ -73,6 +73,26 @@ class ErrorRecord(_Record):
     max_abs_error: float
 
 
+class LatencyRecord(_Record):
+    """Milliseconds: median, 10th and 90th percentile over the rounds."""
+
+    median: float
+    p10: float
+    p90: float
+
+
+class ContestRecord(_Record):
+    """What became of a backend under `--backend auto`. None stands where it did not come to that."""
+
+    backend: str
+    kept: bool
+    reason: str
+    sqnr_db: float | None = None
+    max_abs_error: float | None = None
+    latency_ms: LatencyRecord | None = None
+    """Of a call on the first stored sample; of a language model, of a short prompt and some tokens behind it."""
+
+
 class Manifest(_Record):
     """Everything a reader needs to know about an artifact."""
 
@@ -100,6 +120,8 @@ class Manifest(_Record):
     not_run: list[str]
     language: LanguageRecord | None = None
     """What a language model is beside its network; None for other networks."""
+    contest: list[ContestRecord] = []
+    """How the backend was chosen; empty where it was asked for, or is the only one for the target's device."""
     files: dict[str, str] = {}
 
 

@@ -10,7 +10,7 @@ from typing import Protocol, cast
 
 import numpy as np
 
-from qcc.ir.errors import BadInput, NotSupported
+from qcc.ir.errors import BadInput, MissingExtra, NotSupported, QccError
 from qcc.ir.kernel_task import Assignment, Picker
 from qcc.ir.program import Program
 from qcc.ir.target import Target
@@ -72,22 +72,68 @@ def load(name: str) -> Backend:
     return cast("Backend", importlib.import_module(f"qcc.backends.{name}.build"))
 
 
+def fitting(target: Target) -> list[str]:
+    """The backends that compile for the device of a target."""
+    return [name for name in names() if target.device in load(name).DEVICES]
+
+
 def choose(target: Target, requested: str) -> str:
     """The backend for a target: the one asked for, or the first that compiles for its device where that is `auto`."""
-    fitting = [name for name in names() if target.device in load(name).DEVICES]
-    if requested == "auto" and fitting:
-        return fitting[0]
+    known = fitting(target)
+    if requested == "auto" and known:
+        return known[0]
     if requested != "auto" and target.device in load(requested).DEVICES:
         return requested
-    hint = f"use --backend {' or '.join(fitting)}" if fitting else "`qcc list targets` shows the others"
+    hint = f"use --backend {' or '.join(known)}" if known else "`qcc list targets` shows the others"
     raise NotSupported(f"no backend compiles for target {target.name!r} as asked: --backend {requested}", hint=hint)
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """A backend that may compile a network, and what keeps it from that: empty where nothing does."""
+
+    backend: str
+    obstacle: str = ""
+
+
+def candidates(target: Target, requested: str, scheme: str) -> list[Candidate]:
+    """The backend asked for; where that is `auto` all for the target's device, at least one of them without obstacle.
+
+    Only on the target can they be measured: of a target that is not this machine, all but the first that can have an
+    obstacle. Raises what keeps the first from it where none can: `NotSupported` where it does not hold the scheme,
+    `MissingExtra` where it is not installed.
+    """
+    first = choose(target, requested)
+    errors = {name: _obstacle(name, target, scheme) for name in (fitting(target) if requested == "auto" else [first])}
+    able = [name for name, error in errors.items() if error is None]
+    if not able:
+        raise next(error for error in errors.values() if error is not None)
+    elsewhere = f"not tried: {target.name} is not this machine, where they could be compared"
+    tried = able if target.machine else able[:1]
+    return [
+        Candidate(name, "" if name in tried else elsewhere if error is None else reason_of(error))
+        for name, error in errors.items()
+    ]
+
+
 def check(target: Target, requested: str, scheme: str) -> None:
-    """`NotSupported` where no backend compiles for the target, or the one that does cannot hold the scheme."""
-    name = choose(target, requested)
-    reason = load(name).obstacle(scheme, target)
-    if reason:
-        raise NotSupported(
-            f"target {target.name} does not take scheme {scheme}: {reason}", hint=f"its own scheme is {target.scheme}"
-        )
+    """`NotSupported` where no backend compiles for the target, or those that do cannot hold the scheme."""
+    candidates(target, requested, scheme)
+
+
+def reason_of(error: QccError) -> str:
+    """Why a backend is left out, in one line."""
+    return f"not installed: {error.message} ({error.hint})" if isinstance(error, MissingExtra) else error.message
+
+
+def _obstacle(name: str, target: Target, scheme: str) -> NotSupported | MissingExtra | None:
+    """What keeps a backend from compiling; None where nothing does."""
+    try:
+        reason = load(name).obstacle(scheme, target)
+    except MissingExtra as error:
+        return error
+    if not reason:
+        return None
+    return NotSupported(
+        f"target {target.name} does not take scheme {scheme}: {reason}", hint=f"its own scheme is {target.scheme}"
+    )

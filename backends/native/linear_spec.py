@@ -229,7 +229,7 @@ def default_schedule(spec: LinearSpec, isa: Isa) -> Schedule:
     unpack = unpacks(spec, isa)[0]
     if isa.sums <= 8 or spec.n <= ROWS:
         return Schedule(1, unpack=unpack, tile=tile_of(spec, isa, 1))
-    vectors, streams = (4, 2) if spec.weight.bits <= 3 and spec.n >= 1024 else (2, 4)
+    vectors, streams = (4, 2) if spec.weight.bits <= 3 and spec.n >= 1024 else (1 if spec.weight.bits == 8 else 2, 4)
     if spec.n < 256:
         streams = 1
     return Schedule(vectors, streams, prefetch=1024, unpack=unpack, tile=tile_of(spec, isa, vectors))

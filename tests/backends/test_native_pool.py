@@ -194,12 +194,19 @@ int main(void) {
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_threads_of_a_child_take_no_part_in_what_its_parent_called(tmp_path: Path) -> None:
-    """What a thread sees when it starts is the last call of the parent: pauses make it see that and finish late."""
+    """What a thread sees when it starts may be the last call of the parent: pauses make it see that, and be late.
+
+    So does a thread that has taken a part of a call, and one that comes when another call has begun.
+    """
     text = POOL.read_text()
     for place, pause in (
         (
-            "            work((int)thread);\n",
-            "            if (slow) usleep(random() % 3000);\n            work((int)thread);\n",
+            "        seen = work(thread);\n",
+            "        if (slow) usleep(random() % 3000);\n        seen = work(thread);\n",
+        ),
+        (
+            "        const long first = (long)NEXT",
+            "        if (slow && thread) usleep(300);\n        const long first = (long)NEXT",
         ),
         ("        if (failed) break;\n", "        if (failed) break;\n        if (slow) usleep(1000);\n"),
         ("#include <stdint.h>\n", "#include <stdint.h>\n#include <stdlib.h>\n#include <unistd.h>\nstatic int slow;\n"),

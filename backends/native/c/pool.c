@@ -8,15 +8,24 @@
 
 typedef void (*task_fn)(void *data, long first, long last, int thread);
 
-enum { MOST = 256, SPINS = 4000 };
+enum { MOST = 256, SPINS = 20000, MOST_CHUNKS = (1 << 20) - 1 };
+
+/* A call in one word, so that no thread mixes two: its number, the threads that take part, chunks, and the next of them.
+   A chunk is taken by counting the last up. Whoever finds none left has nothing to do with the call: its caller waits
+   for chunks, not for threads, and one that the system does not run holds up nobody. */
+enum { NEXT_BITS = 20, CHUNK_BITS = 20, THREAD_BITS = 9 };
+#define FIELD(word, from, bits) ((word) >> (from) & ((1ull << (bits)) - 1))
+#define NEXT(word) FIELD(word, 0, NEXT_BITS)
+#define CHUNKS(word) FIELD(word, NEXT_BITS, CHUNK_BITS)
+#define THREADS(word) FIELD(word, NEXT_BITS + CHUNK_BITS, THREAD_BITS)
+#define CALL(word) ((word) >> (NEXT_BITS + CHUNK_BITS + THREAD_BITS))
 
 static struct {
     pthread_mutex_t lock, callers;
     pthread_cond_t more;
     int started;
-    atomic_int running, sleeping;
-    atomic_ulong call; /* number of the call << 16 | threads that take part: one word, so that no thread mixes two calls */
-    atomic_long next;
+    atomic_int sleeping;
+    atomic_ulong word, done; /* chunks of the call that are computed */
     long count, chunk;
     task_fn task;
     void *data;
@@ -28,35 +37,34 @@ static void pause_briefly(void) {
 #endif
 }
 
-static void work(int thread) {
-    for (;;) {
-        long first = atomic_fetch_add_explicit(&pool.next, pool.chunk, memory_order_relaxed);
-        if (first >= pool.count) return;
-        long last = first + pool.chunk < pool.count ? first + pool.chunk : pool.count;
-        pool.task(pool.data, first, last, thread);
+/* Takes chunks until there are none left; gives the number of the call that had none. */
+static unsigned long work(unsigned thread) {
+    unsigned long word = atomic_load_explicit(&pool.word, memory_order_acquire);
+    while (thread < THREADS(word) && NEXT(word) < CHUNKS(word)) {
+        if (!atomic_compare_exchange_weak_explicit(&pool.word, &word, word + 1, memory_order_acquire, memory_order_acquire))
+            continue;
+        const long first = (long)NEXT(word) * pool.chunk, last = first + pool.chunk;
+        pool.task(pool.data, first, last < pool.count ? last : pool.count, (int)thread);
+        atomic_fetch_add_explicit(&pool.done, 1, memory_order_release);
+        word = atomic_load_explicit(&pool.word, memory_order_acquire);
     }
+    return CALL(word);
 }
 
 static void *wait_for_work(void *argument) {
-    unsigned long thread = (unsigned long)(uintptr_t)argument, seen = 0;
+    const unsigned thread = (unsigned)(uintptr_t)argument;
+    unsigned long seen = 0;
     for (;;) {
-        unsigned long call = atomic_load_explicit(&pool.call, memory_order_acquire);
-        for (int i = 0; call == seen && i < SPINS; i++) {
-            pause_briefly();
-            call = atomic_load_explicit(&pool.call, memory_order_acquire);
-        }
-        if (call == seen) {
+        int i = 0;
+        while (CALL(atomic_load_explicit(&pool.word, memory_order_acquire)) == seen && i++ < SPINS) pause_briefly();
+        if (i > SPINS) {
             pthread_mutex_lock(&pool.lock);
             atomic_fetch_add(&pool.sleeping, 1);
-            while ((call = atomic_load(&pool.call)) == seen) pthread_cond_wait(&pool.more, &pool.lock);
+            while (CALL(atomic_load(&pool.word)) == seen) pthread_cond_wait(&pool.more, &pool.lock);
             atomic_fetch_sub(&pool.sleeping, 1);
             pthread_mutex_unlock(&pool.lock);
         }
-        seen = call;
-        if (thread < (call & 0xffff)) {
-            work((int)thread);
-            atomic_fetch_sub_explicit(&pool.running, 1, memory_order_release);
-        }
+        seen = work(thread);
     }
     return 0;
 }
@@ -68,7 +76,7 @@ static void forget_threads(void) {
     pthread_cond_init(&pool.more, 0);
     pool.started = 1;
     atomic_store(&pool.sleeping, 0);
-    atomic_store(&pool.call, 0); /* else new threads would take part in the last call of the parent */
+    atomic_store(&pool.word, 0); /* else new threads would take part in the last call of the parent */
 }
 
 /* Threads there can be: those asked for, or as many as could be started. */
@@ -97,20 +105,22 @@ void qcc_launch(task_fn task, void *data, long count, long chunk, int threads) {
     }
     pthread_mutex_lock(&pool.callers);
     threads = start_threads(threads);
+    while ((count + chunk - 1) / chunk > MOST_CHUNKS) chunk *= 2;
+    const unsigned long chunks = (unsigned long)((count + chunk - 1) / chunk);
     pool.task = task;
     pool.data = data;
     pool.count = count;
     pool.chunk = chunk;
-    atomic_store(&pool.next, 0);
-    atomic_store(&pool.running, threads - 1);
-    atomic_store(&pool.call, ((atomic_load(&pool.call) >> 16) + 1) << 16 | (unsigned long)threads);
+    atomic_store(&pool.done, 0);
+    const unsigned long call = CALL(atomic_load(&pool.word)) + 1;
+    atomic_store(&pool.word, ((call << THREAD_BITS | (unsigned long)threads) << CHUNK_BITS | chunks) << NEXT_BITS);
     if (atomic_load(&pool.sleeping)) {
         pthread_mutex_lock(&pool.lock);
         pthread_cond_broadcast(&pool.more);
         pthread_mutex_unlock(&pool.lock);
     }
     work(0);
-    for (long i = 0; atomic_load_explicit(&pool.running, memory_order_acquire); i++)
+    for (long i = 0; atomic_load_explicit(&pool.done, memory_order_acquire) < chunks; i++)
         i < SPINS ? pause_briefly() : (void)sched_yield();
     pthread_mutex_unlock(&pool.callers);
 }
