@@ -11,6 +11,7 @@ import ctypes
 import dataclasses
 import gc
 import json
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,8 @@ def open_gguf(path: str | Path) -> LanguageModel:
     path = Path(path)
     reader, kind = _reader(path)
     settings = _generation(reader)
+    config, tokenizer = _described(path, reader)
     reader.fields.clear()  # the vocabulary, string by string: more memory than a small network
-    config, tokenizer = _described(path)
     _give_back_memory()
     with loading(path):
         module = empty_decoder(config)
@@ -68,7 +69,7 @@ def open_gguf_checkpoint(path: Path) -> Checkpoint:
     """
     reader, kind = _reader(path)
     settings = _generation(reader)
-    config, tokenizer = _described(path)
+    config, tokenizer = _described(path, reader)
     with loading(path):
         module = empty_decoder(config)
     tensors = GgufTensors(reader, module, kind)
@@ -106,13 +107,29 @@ def _give_back_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _described(path: Path) -> tuple[Any, Any]:
-    """Configuration and tokenizer, as transformers reads them from the file. Any: its classes are untyped."""
+def _described(path: Path, reader: Any) -> tuple[Any, Any]:
+    """Configuration and tokenizer, as transformers makes them of what `reader` found. Any: its classes are untyped."""
     transformers = import_transformers()
-    with loading(path):
+    with loading(path), _lent(reader):
         named: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
         config = transformers.AutoConfig.from_pretrained(path.parent, **named)
         return config, transformers.AutoTokenizer.from_pretrained(path.parent, **named)
+
+
+@contextlib.contextmanager
+def _lent(reader: Any) -> Generator[None]:
+    """Let transformers use a reader instead of reading the file twice more. Any: untyped."""
+    gguf = import_gguf()
+    own = gguf.GGUFReader
+
+    def lend(path: object, mode: str = "r") -> Any:
+        return reader
+
+    gguf.GGUFReader = lend
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = own
 
 
 def _read(path: Path) -> Any:
@@ -120,12 +137,27 @@ def _read(path: Path) -> Any:
     gguf = import_gguf()
     gguf_guard.check(path)
     try:
-        return gguf.GGUFReader(path)
+        return _plain(gguf.GGUFReader)(path)
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError, OSError) as error:
         raise BadInput(
             f"{path}: damaged, or truncated at {path.stat().st_size} bytes ({first_reason(error)})",
             hint="download the file again",
         ) from error
+
+
+def _plain(reader: Any) -> Any:
+    """The class of readers whose bytes are a plain array: a vocabulary is a million slices, slow of a memory map."""
+
+    class Plain(reader):
+        @property
+        def data(self) -> np.ndarray:
+            return self._bytes
+
+        @data.setter
+        def data(self, mapped: np.ndarray) -> None:
+            self._bytes = mapped.view(np.ndarray)
+
+    return Plain
 
 
 def _generation(reader: Any) -> dict[str, Any]:
