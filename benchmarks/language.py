@@ -162,12 +162,12 @@ def _row(
         round(report.top1, 5),
         report.tokens,
         report.windows,
-        _token_bytes(artifact),
+        token_bytes(artifact),
         {name: asdict(side) for name, side in rates.items()},
     )
 
 
-def _token_bytes(artifact: Artifact) -> int:
+def token_bytes(artifact: Artifact) -> int:
     """Bytes that decoding one token reads, as the weights lie in memory: decoded ones count as float."""
     layers = artifact.manifest.layers
     decoded = ("decoded_bytes", "expansion")

@@ -100,14 +100,19 @@ def measure(sides: Mapping[str, Path], feeds: Feeds, threads: int, rounds: int) 
 
 
 def breakdown(path: Path, feeds: Feeds) -> dict[str, float]:
-    """Milliseconds of each kind of call on one thread, of the fastest of five runs."""
+    """Milliseconds of each kind of call on one thread."""
     artifact = qcc.load(path, threads=1)
+    return breakdown_of(artifact, lambda: artifact(feeds))
+
+
+def breakdown_of(artifact: Artifact, run: Callable[[], object]) -> dict[str, float]:
+    """Milliseconds of each kind of call that `run` makes, of the fastest of five runs."""
     found: list[dict[str, float]] = []
     for _ in range(5):
         calls: dict[str, float] = {}
-        artifact(feeds)
+        run()
         artifact.runner.timed(calls)  # pyright: ignore[reportAttributeAccessIssue]
-        artifact(feeds)
+        run()
         artifact.runner.timed(None)  # pyright: ignore[reportAttributeAccessIssue]
         kinds: dict[str, float] = {}
         for name, seconds in calls.items():
@@ -120,7 +125,9 @@ def breakdown(path: Path, feeds: Feeds) -> dict[str, float]:
 def _kind(name: str) -> str:
     """What a function of the virtual machine does, from its name."""
     if name.startswith("call_qcc_"):
-        return {"conv": "convolutions", "linear": "linear layers", "rows": "rows"}.get(name.split("_")[2], "attention")
+        kind = name.split("_")[2]
+        named = {"conv": "convolutions", "linear": "linear layers", "attention": "attention"}
+        return named.get(kind, {"embedding": "embedding", "gather": "embedding"}.get(kind, "rows"))
     return "memory and shapes" if name.startswith("vm.") else "TVM's loops"
 
 

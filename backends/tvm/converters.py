@@ -151,7 +151,7 @@ def gather(op: OnnxOp, inputs: list[Tvm | None], lowering: Lowering) -> Tvm:
     item = 1 if kind == "bool" else np.dtype(kind).itemsize
     shape = [*extents[:axis], *picked, *extents[axis + 1 :]]
     numbers = [outer, extents[axis], count, inner * item]
-    missing = f"{op.where()}: an index is not in the table of {extents[axis]}"
+    missing = f"{op.where()}: an index is not in its table"
     return lowering.call(GATHER, [data, places], (shape, kind), numbers, refusal=missing)
 
 

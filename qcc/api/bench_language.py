@@ -54,10 +54,10 @@ def bench_language(
         )
     ids = [int(i) for i in np.random.default_rng(0).integers(0, record.vocabulary, prompt_tokens)]
     decoder = artifact.decoder(prompt_tokens + new_tokens)
-    sides: dict[str, Callable[[], _Phases]] = {"artifact": lambda: _ours(decoder, ids, new_tokens)}
+    sides: dict[str, Callable[[], _Phases]] = {"artifact": lambda: ours(decoder, ids, new_tokens)}
     if gguf is not None:
-        server = _llama_cpp(gguf, threads, prompt_tokens + new_tokens)
-        sides["llama.cpp"] = lambda: _theirs(server, ids, new_tokens)
+        server = llama_cpp(gguf, threads, prompt_tokens + new_tokens)
+        sides["llama.cpp"] = lambda: theirs(server, ids, new_tokens)
     found: dict[str, list[_Phases]] = {name: [] for name in sides}
     for index in range(rounds + 1):
         for name in list(sides) if index % 2 == 0 else list(sides)[::-1]:
@@ -75,7 +75,7 @@ def _rate(tokens: int, seconds: list[float]) -> Rate:
     return Rate(median, low, high)
 
 
-def _ours(decoder: Decoder, ids: list[int], count: int) -> _Phases:
+def ours(decoder: Decoder, ids: list[int], count: int) -> _Phases:
     decoder.rewind(0)
     begin = time.perf_counter()
     logits = prefill(decoder, ids)
@@ -85,7 +85,7 @@ def _ours(decoder: Decoder, ids: list[int], count: int) -> _Phases:
     return middle - begin, time.perf_counter() - middle
 
 
-def _llama_cpp(gguf: Path, threads: int, context: int) -> Any:
+def llama_cpp(gguf: Path, threads: int, context: int) -> Any:
     """llama.cpp's server. Any: xllamacpp has no stubs."""
     try:
         xllamacpp: Any = importlib.import_module("xllamacpp")
@@ -101,7 +101,7 @@ def _llama_cpp(gguf: Path, threads: int, context: int) -> Any:
     return xllamacpp.Server(options)
 
 
-def _theirs(server: Any, ids: list[int], count: int) -> _Phases:
+def theirs(server: Any, ids: list[int], count: int) -> _Phases:
     """Any: parsed JSON."""
     request = {"prompt": ids, "n_predict": count, "temperature": 0, "cache_prompt": False, "ignore_eos": True}
     timings: dict[str, Any] = server.handle_completions(request)["timings"]
