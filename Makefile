@@ -43,7 +43,7 @@ check: $(VENV)/.dev browser ## Lint, format, types, import layers and the fast t
 	$(BIN)/pytest -q -n $(WORKERS) -m "not slow and not models"
 
 bench: $(VENV)/.models ## Run every benchmark, and write docs/results.md from what they find
-	set -e; for script in conformance ir_speed formats models fpga language attention kernel_forms peers.build_ggml cpu_matmul cpu_conv cpu_attention cpu_rows codebooks table_lookup networks report; do $(BIN)/python -m benchmarks.$$script; done
+	set -e; for script in conformance ir_speed formats models fpga language attention kernel_forms peers.build_ggml cpu_matmul cpu_conv cpu_attention cpu_rows codebooks table_lookup networks decoding report; do $(BIN)/python -m benchmarks.$$script; done
 
 clean: ## Remove what builds and tools left behind; the environment stays
 	rm -rf build dist qcc.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis

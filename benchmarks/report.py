@@ -13,6 +13,7 @@ from benchmarks.report_kernels import (
     attention_section,
     codebooks_section,
     conv_section,
+    decoding_section,
     matmul_section,
     networks_section,
     rows_section,
@@ -234,6 +235,7 @@ def main() -> None:
         "cpu rows": ("cpu_rows", rows_section),
         "codebooks": ("codebooks", codebooks_section),
         "networks": ("networks", networks_section),
+        "decoding": ("decoding", decoding_section),
     }
     for mark, (name, section) in sections.items():
         between(performance, mark, section(json.loads((RESULTS / f"{name}.json").read_text())))

@@ -172,6 +172,59 @@ def networks_section(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def decoding_section(result: dict[str, Any]) -> str:
+    """What `docs/performance.md` says of language models. Any: the JSON of `benchmarks/decoding.py`."""
+    reach, agreed = result["reach"], result["agreement"]
+    lines = [
+        f"`python -m benchmarks.decoding`, {result['machine']}: Gemma 3 270M from its GGUF file, medians of "
+        f"{result['rounds']} rounds; in brackets, over llama.cpp on the same file. The aims: {reach['prefill']:.0f}x "
+        f"in prefill, {reach['decode']:.0f}x in decoding. The limit is the bytes that a token reads over what memory "
+        "gave in the same rounds. W4A8 rounds the codes of the file a second time: fewer bytes, and not the same model.",
+        "",
+        "| threads | prompt | side | prefill, tokens a second | decode, tokens a second | of the read limit |",
+        "|---:|---:|---|---:|---:|---:|",
+    ]
+    for row in result["rows"]:
+        rates, memory = row["rates"], row["rates"]["memory"]["gb_s"][1]
+        for side, phases in rates.items():
+            if side == "memory":
+                continue
+            words = [
+                f"{_spread(phases[phase], 1 if phase == 'decode' else 0)} "
+                f"[{phases[phase][1] / rates['llama.cpp'][phase][1]:.2f}x]"
+                for phase in ("prefill", "decode")
+            ]
+            held = result["artifacts"].get(side, result["artifacts"]["qcc tvm"])
+            share = held["token_bytes"] * phases["decode"][1] / memory / 1e9
+            lines.append(f"| {row['threads']} | {row['prompt']} | {side} | {' | '.join(words)} | {share:.0%} |")
+    lines += [
+        "",
+        "| artifact | size | a token reads | compiled in | first token after | `qcc run` takes | beside weights, cache |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for side, each in result["artifacts"].items():
+        peak, held = each["peak_rss_bytes"], each["bytes"] + each["cache_bytes"]
+        lines.append(
+            f"| {side} | {each['bytes'] / 1e6:.0f} MB | {each['token_bytes'] / 1e6:.0f} MB | "
+            f"{each['compile_seconds']:.0f} s | {each['first_token_seconds']:.2f} s | {peak / 1e6:.0f} MB | "
+            f"{(peak - held) / 2**20:.0f} MiB |"
+        )
+    lines += [
+        "",
+        f"Teacher forced over {agreed['tokens']} tokens, both backends are {agreed['sqnr_db']:.1f} dB apart and find "
+        f"the same token likeliest {agreed['same_top1']} times; where they do not, the margin of the first over the "
+        f"second is at most {agreed['widest_margin_where_not']:.2f}, and logits differ by up to "
+        f"{agreed['largest_difference']:.2f}. Activations are rounded to 8 bits, and some lie close to the middle of two "
+        "codes: the reference differs from itself as much when it computes a prompt in other pieces.",
+        "",
+        "Where the time goes, on one thread:",
+        "",
+    ]
+    for phase, parts in result["breakdown"].items():
+        lines.append(f"- {phase}: " + ", ".join(f"{kind} {ms:.2f} ms" for kind, ms in parts.items()))
+    return "\n".join(lines)
+
+
 def _network_lines(rows: list[dict[str, Any]]) -> str:
     return "\n".join(
         f"| {r['network']} | {r['threads']} | {_spread(r['ms']['qcc'], 2)} | {r['share']:.0%} | "
