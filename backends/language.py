@@ -27,6 +27,7 @@ class LanguageRecord(BaseModel):
     kv_heads: int = Field(gt=0)
     head_size: int = Field(gt=0)
     cache_dtype: str
+    """float32, float16, or int8 with a float32 scale for each entry of a head."""
     bos: int | None
     eos: list[int]
     temperature: float | None
@@ -43,14 +44,15 @@ class LanguageRecord(BaseModel):
 
     def cache_bytes(self, positions: int) -> int:
         """Bytes of a cache for so many positions."""
-        width = np.dtype(self.cache_dtype).itemsize
-        return 2 * self.layers * self.kv_heads * self.head_size * width * positions
+        entry = np.dtype(self.cache_dtype).itemsize * self.head_size + (4 if self.cache_dtype == "int8" else 0)
+        return 2 * self.layers * self.kv_heads * entry * positions
 
     def step(
         self, ids: Sequence[int], *, keep: Sequence[int], past: Mapping[str, np.ndarray] | None = None
     ) -> dict[str, np.ndarray]:
         """The inputs of a step over `ids`, after the outputs `past` of an earlier one; `keep` counts within `ids`."""
-        empty = np.zeros((1, self.kv_heads, 0, self.head_size), self.cache_dtype)
+        kind = "float32" if self.cache_dtype == "int8" else self.cache_dtype  # what a network takes for codes
+        empty = np.zeros((1, self.kv_heads, 0, self.head_size), kind)
         caches = {name: empty if past is None else past[out] for name, out in self.cache_names()}
         seen = next(iter(caches.values())).shape[2]
         return {

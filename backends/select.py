@@ -32,6 +32,8 @@ class Built:
     ran_on: tuple[str, ...] = ("cpu",)
     not_run: tuple[str, ...] = ()
     """Devices that the artifact is for and that were not there to check it on."""
+    cache_dtype: str = ""
+    """What the caches of a language model are kept in, where it is another type than that of the inputs."""
     requires: tuple[str, ...] = ()
     """What the processor must have, as `/proc/cpuinfo` spells it; empty where the runtime chooses by itself."""
 

@@ -64,7 +64,7 @@ class Row:
 def tiny(options: argparse.Namespace, work: Path) -> list[Row]:
     """The tiny decoder under every scheme, from `model/`."""
     rows: list[Row] = []
-    reference = qcc.compile(TINY / "model", scheme="float", output=work / "float.qcc")
+    reference = qcc.compile(TINY / "model", scheme="float", backend="onnxruntime", output=work / "float.qcc")
     for scheme, algorithm, group in _wanted(TINY_SCHEMES, options):
         named = {"scheme": scheme, "algorithm": algorithm, "group_size": group}
         name = " ".join([scheme, *([algorithm] if algorithm != "rtn" else []), *([f"g{group}"] if group else [])])
@@ -82,7 +82,7 @@ def gemma(options: argparse.Namespace, work: Path) -> list[Row]:
     text = work / "jargon.txt"
     text.write_text(jargon())
     rows: list[Row] = []
-    reference = qcc.compile(file, scheme="float", output=work / "float.qcc")
+    reference = qcc.compile(file, scheme="float", backend="onnxruntime", output=work / "float.qcc")
     for scheme, algorithm, group in _wanted(GEMMA_SCHEMES, options):
         made = _compiled(file, work / f"{scheme}.qcc", scheme=scheme, algorithm=algorithm, group_size=group)
         report = evaluate(made[0], text, against=reference, window=512, tokens=8 * 511)

@@ -183,7 +183,7 @@ def sentence_encoder(options: argparse.Namespace) -> list[Row]:
 def _compile(model: Path, scheme: str, **options: Any) -> tuple[Artifact, float]:
     """Any: keyword arguments of `qcc.compile`."""
     begin = time.perf_counter()
-    artifact = qcc.compile(model, scheme=scheme, **options)
+    artifact = qcc.compile(model, scheme=scheme, backend="onnxruntime", **options)
     return artifact, time.perf_counter() - begin
 
 

@@ -179,7 +179,7 @@ def decoding_section(result: dict[str, Any]) -> str:
         f"`python -m benchmarks.decoding`, {result['machine']}: Gemma 3 270M from its GGUF file, medians of "
         f"{result['rounds']} rounds; in brackets, over llama.cpp on the same file. The aims: {reach['prefill']:.0f}x "
         f"in prefill, {reach['decode']:.0f}x in decoding. The limit is the bytes that a token reads over what memory "
-        "gave in the same rounds. W4A8 rounds the codes of the file a second time: fewer bytes, and not the same model.",
+        "gave in the same rounds. W4A8 rounds the codes of the file a second time: it reads less, of another model.",
         "",
         "| threads | prompt | side | prefill, tokens a second | decode, tokens a second | of the read limit |",
         "|---:|---:|---|---:|---:|---:|",
@@ -199,7 +199,7 @@ def decoding_section(result: dict[str, Any]) -> str:
             lines.append(f"| {row['threads']} | {row['prompt']} | {side} | {' | '.join(words)} | {share:.0%} |")
     lines += [
         "",
-        "| artifact | size | a token reads | compiled in | first token after | `qcc run` takes | beside weights, cache |",
+        "| artifact | size | a token reads | compiled in | first token after | memory | beside weights, cache |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for side, each in result["artifacts"].items():
@@ -214,8 +214,8 @@ def decoding_section(result: dict[str, Any]) -> str:
         f"Teacher forced over {agreed['tokens']} tokens, both backends are {agreed['sqnr_db']:.1f} dB apart and find "
         f"the same token likeliest {agreed['same_top1']} times; where they do not, the margin of the first over the "
         f"second is at most {agreed['widest_margin_where_not']:.2f}, and logits differ by up to "
-        f"{agreed['largest_difference']:.2f}. Activations are rounded to 8 bits, and some lie close to the middle of two "
-        "codes: the reference differs from itself as much when it computes a prompt in other pieces.",
+        f"{agreed['largest_difference']:.2f}. Activations are rounded to 8 bits, and some lie close to the middle of "
+        "two codes: the reference differs from itself as much when it computes a prompt in other pieces.",
         "",
         "Where the time goes, on one thread:",
         "",

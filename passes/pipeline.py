@@ -39,6 +39,7 @@ from .quantize_linear import QuantizeLinear
 from .recognize_attention import RecognizeAttention
 from .sink_transposes import SinkTransposes
 from .smooth_activations import SmoothActivations
+from .store_cache import StoreCache
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class QuantizeOptions:
     observer: str = "mse"
     ignore: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
+    kv_cache: str = ""
+    """What caches keep, one of `CACHES`; empty: what the backend prefers."""
 
 
 def legalize() -> list[Pass]:
@@ -89,6 +92,10 @@ def smooth(scheme: str, ignore: tuple[str, ...]) -> list[Pass]:
 
 def quantize(options: QuantizeOptions) -> list[Pass]:
     """Weights first, because activations are chosen around quantized weights."""
+    return [*_quantize(options), *([StoreCache(options.kv_cache)] if options.kv_cache else [])]
+
+
+def _quantize(options: QuantizeOptions) -> list[Pass]:
     o = options
     if schemes.load(o.scheme).is_fixed_point:
         return [

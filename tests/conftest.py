@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,14 @@ def repository() -> Path:
 def digits(repository: Path) -> Path:
     """The folder of the small model that ships with qcc: `digits.onnx`, `calibration.npz`, `test.npz`, `labels.npz`."""
     return repository / "examples" / "digits"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def auto_goes_without_tvm() -> Iterator[None]:
+    """`--backend auto` means ONNX Runtime, whether TVM is installed or not: contests have tests of their own."""
+    from qcc.backends import select
+
+    fitting = select.fitting
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(select, "fitting", lambda target: [name for name in fitting(target) if name != "tvm"])
+        yield

@@ -31,6 +31,7 @@ from qcc.passes.store_cache import StoreCache
 
 from ..select import Built, Samples
 from .attention import growth
+from .caches import DTYPES
 from .lower import Lowered, lower
 from .quantized import Kernel, fixed_of, linear_spec, table_spec
 from .run import LIBRARY, NETWORK, SLACK, SLACK_BYTES
@@ -77,7 +78,9 @@ def build(
     together[SLACK] = np.zeros(SLACK_BYTES, np.uint8)
     together.save(folder / weights)
     (folder / NETWORK).write_text(json.dumps(_record(program, lowered, isa, weights), indent=1) + "\n")
-    return Built(assignments, {}, (LIBRARY, NETWORK, weights), requires=isa.needs)
+    forms = {DTYPES[cache.form] for cache in lowered.caches}
+    kept = forms.pop() if len(forms) == 1 else ""
+    return Built(assignments, {}, (LIBRARY, NETWORK, weights), cache_dtype=kept, requires=isa.needs)
 
 
 def _packed(program: Program, isa: Isa) -> dict[str, Kernel]:

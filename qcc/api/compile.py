@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from qcc.backends import select
-from qcc.backends.artifact import require_free, writing
+from qcc.backends.artifact import Manifest, require_free, writing
 from qcc.backends.runtime import Artifact
 from qcc.frontend.images import ImageOptions
 from qcc.ir import target as targets
@@ -27,6 +27,7 @@ from qcc.passes import pipeline, schemes
 
 from . import stages
 from .capture import default_scheme, is_path
+from .contest import competing, missed_gate
 from .data import described
 from .options import Options, bytes_of
 from .package import package
@@ -49,6 +50,7 @@ def compile(
     image: ImageOptions | None = None,
     ignore: Sequence[str] = (),
     include: Sequence[str] = (),
+    kv_cache: str | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     dynamic: Mapping[str, Mapping[int, str]] | None = None,
     seed: int = 0,
@@ -67,9 +69,14 @@ def compile(
     example `inputs` (a tensor, a tuple, or a dict by name). `scheme` is the target's own by default: W4A16 on a CPU
     (W8A8_GROUP for weights that are codes already, which it keeps), XINT8 on an FPGA. `calibration` is the path of an
     `.npz` file or of a folder of `.npz` files or images, samples as dicts of arrays, or "random" (only to try speed).
+    `kv_cache` is what the caches of a language model keep: f32, f16 or i8; by default what the backend prefers.
     `ignore` and `include` are names or `re:...` patterns of nodes or weights. `min_sqnr` (dB) and `max_error` gate the
     result on its samples. `max_ram` (bytes, or text like "4GiB") bounds the memory that weights take. With `output` the
     artifact is written there, else it lives in a temporary folder until `save`.
+
+    With `backend="auto"` every backend that can compiles the network; each is checked, and on this machine's own target
+    they are timed on the first sample, and the fastest is kept whose SQNR is within 1 dB of the best: the manifest's
+    `contest` says by how much. Name a backend to save that time.
 
     Raises `BadInput`, `NotSupported`, `MissingExtra`, or `CheckFailed` where a gate does not hold; nothing is written
     then.
@@ -109,13 +116,14 @@ def plan(model: object, inputs: Any = None, *, progress: Progress | None = None,
     with tempfile.TemporaryDirectory(prefix="qcc-") as work:
         state = _quantize(model, inputs, options, calibration, Path(work), progress or Silent())
         target = targets.load(options.target)
-        backend = select.choose(target, options.backend)
+        candidates = select.candidates(target, options.backend, schemes.load(options.scheme).name)
+        backend = next(c.backend for c in candidates if not c.obstacle)
         assignments = select.load(backend).resolve(state.program, target, cheapest)
         made = Plan(
             schemes.load(options.scheme).name,
             options.target,
             backend,
-            state.program.decisions,
+            [*state.program.decisions, *competing(candidates)],
             passes=state.checks,
         )
         made.kernels = {a.op.node: a.choice.kernel for a in assignments}
@@ -161,27 +169,15 @@ def _compile(
     name: str,
     progress: Progress,
     pick: Picker,
-) -> Any:
+) -> Manifest:
     with tempfile.TemporaryDirectory(prefix="qcc-") as work:
         state = _quantize(model, inputs, options, calibration, Path(work), progress)
         progress.stage("pack and write")
-        manifest = package(state, options, folder, name or state.name, pick)
-    _gate(manifest, options)
+        manifest = package(state, options, folder, name or state.name, pick, progress)
+    missed = missed_gate(manifest.error, options)
+    if missed:
+        raise CheckFailed(f"the artifact {missed}", hint="use more bits, a smaller group, or --ignore sensitive layers")
     return manifest
-
-
-def _gate(manifest: Any, options: Options) -> None:
-    error = manifest.error
-    if options.min_sqnr is not None and error.sqnr_db < options.min_sqnr:
-        raise CheckFailed(
-            f"the artifact reaches {error.sqnr_db:.2f} dB, less than --min-sqnr {options.min_sqnr}",
-            hint="use more bits, a smaller group, or --ignore sensitive layers",
-        )
-    if options.max_error is not None and error.max_abs_error > options.max_error:
-        raise CheckFailed(
-            f"the artifact is off by {error.max_abs_error:.4g}, more than --max-error {options.max_error}",
-            hint="use more bits, a smaller group, or --ignore sensitive layers",
-        )
 
 
 def _options(given: Mapping[str, Any]) -> Options:

@@ -109,7 +109,7 @@ def _opened(model: Artifact | str | os.PathLike[str], threads: int, progress: Pr
     path = Path(model)
     if (path / MANIFEST).is_file():
         return load(path, threads=threads)
-    made = compile(path, scheme="float", progress=progress)
+    made = compile(path, scheme="float", backend="onnxruntime", progress=progress)
     made.threads = threads
     return made
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from qcc.backends import select
 from qcc.frontend.images import ImageOptions
 from qcc.ir import target as targets
+from qcc.ir.dialects.q_attention import CACHES
 from qcc.ir.errors import BadInput
 from qcc.passes import algorithms, observers, schemes
 
@@ -32,6 +33,8 @@ class Options:
     image: ImageOptions = field(default_factory=ImageOptions)
     ignore: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
+    kv_cache: str = ""
+    """What the caches of a language model keep: f32, f16 or i8. Empty: what the backend prefers."""
     input_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict[str, Sequence[int]])
     dynamic: Mapping[str, Mapping[int, str]] = field(default_factory=dict[str, Mapping[int, str]])
     seed: int = 0
@@ -51,6 +54,8 @@ class Options:
         scheme = schemes.load(self.scheme)
         algorithms.load(self.algorithm)
         observers.load(self.observer)
+        if self.kv_cache and self.kv_cache not in CACHES:
+            raise BadInput(f"a cache of {self.kv_cache!r}", hint=f"--kv-cache takes {', '.join(CACHES)}")
         select.check(targets.load(self.target), self.backend, scheme.name)
         if self.group_size and (self.group_size < 16 or self.group_size & (self.group_size - 1)):
             raise BadInput(

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from qcc.ir.dialects.graph_op import GraphOp
+from qcc.ir.dialects.q_attention import Attention
+from qcc.ir.errors import BadInput
 from qcc.ir.execute import run_all
 from qcc.ir.program import Program
 from qcc.ir.rewrite import ProgramContext
@@ -36,6 +38,8 @@ def read(model: object, inputs: Any, options: Options, calibration: Any, work: P
     check_patterns(options.include, names, "--include")
     refuse_collections(program)
     pipeline.run(pipeline.legalize(), program, ProgramContext(program=program))
+    if options.kv_cache and not any(isinstance(op, Attention) for op in program.module.walk()):
+        raise BadInput(f"{captured.name} has no caches", hint="leave out --kv-cache: it is for decoders")
     data = load_data(captured, input_specs(program), calibration, options)
     state = State(captured.name, program, data, program.weights.bytes, program, captured.language)
     progress.stage("run the float model")
@@ -67,7 +71,13 @@ def measure(state: State, options: Options, ctx: ProgramContext, progress: Progr
 def choices(options: Options) -> pipeline.QuantizeOptions:
     """What the quantizing passes take of the options."""
     return pipeline.QuantizeOptions(
-        options.scheme, options.group_size, options.algorithm, options.observer, options.ignore, options.include
+        options.scheme,
+        options.group_size,
+        options.algorithm,
+        options.observer,
+        options.ignore,
+        options.include,
+        options.kv_cache,
     )
 
 

@@ -30,7 +30,7 @@ from ._options import (
 
 if TYPE_CHECKING:
     from qcc.api import Plan
-    from qcc.backends.artifact import Manifest
+    from qcc.backends.artifact import ContestRecord, Manifest
 
 
 def command(
@@ -39,7 +39,9 @@ def command(
         Path | None, typer.Option("-o", "--output", help="The artifact folder. Default: ./<model>.qcc")
     ] = None,
     target: Annotated[str, typer.Option(help="What it will run on: `qcc list targets`.")] = "cpu",
-    backend: Annotated[str, typer.Option(help="auto, onnxruntime or fpga.")] = "auto",
+    backend: Annotated[
+        str, typer.Option(help="auto: the fastest that can, measured; or onnxruntime, tvm, fpga.")
+    ] = "auto",
     scheme: Annotated[
         str | None,
         typer.Option(
@@ -58,6 +60,10 @@ def command(
     image_order: ImageOrder = "rgb",
     ignore: Ignore = None,
     include: Include = None,
+    kv_cache: Annotated[
+        str | None,
+        typer.Option(help="What caches of a language model keep: f32, f16 or i8. Default: what the backend prefers."),
+    ] = None,
     input_shape: InputShape = None,
     dynamic: Dynamic = None,
     seed: Seed = 0,
@@ -100,6 +106,7 @@ def command(
         "image": image_options(image_size, image_mean, image_std, image_order),
         "ignore": tuple(ignore or ()),
         "include": tuple(include or ()),
+        "kv_cache": kv_cache,
         "input_shapes": input_shapes(input_shape),
         "dynamic": dynamic_axes(dynamic),
         "seed": seed,
@@ -128,6 +135,7 @@ def command(
         {
             "artifact": str(destination),
             "backend": manifest.backend,
+            "backends": [record.model_dump() for record in manifest.contest],
             "target": manifest.target,
             "scheme": manifest.scheme,
             "bytes": manifest.bytes,
@@ -167,6 +175,8 @@ def _show(screen: Screen, manifest: Manifest, destination: Path, seconds: float,
     place = escape(str(destination))
     console.print(f"\n[bold]{place}[/bold]  {manifest.scheme} for {manifest.target}, by {manifest.backend}")
     console.print(f"  size       {size(manifest.bytes)}, {ratio:.2f}x of {size(manifest.float_bytes)} in float")
+    if manifest.contest:
+        console.print(f"  backend    {_contest_line(manifest.contest)}", markup=False, soft_wrap=True)
     if manifest.layers:
         console.print(
             f"  weights    {len(manifest.layers)} quantized at {manifest.bits_per_weight:.2f} bits each with scales, "
@@ -188,14 +198,25 @@ def _show(screen: Screen, manifest: Manifest, destination: Path, seconds: float,
         console.print(f"  [dim]--explain shows why {len(skipped)} nodes were left float[/dim]")
 
 
+def _contest_line(contest: list[ContestRecord]) -> str:
+    """Who was kept and by how much; of those that were not timed, why."""
+    kept = next(record for record in contest if record.kept)
+    timed = [f"{record.backend} {record.latency_ms.median:.3g} ms" for record in contest if record.latency_ms]
+    others = [f"{record.backend}: {record.reason}" for record in contest if not record.kept and not record.latency_ms]
+    times = f" ({', '.join(timed)})" if timed else ""
+    return "; ".join([f"{kept.backend} {kept.reason}: kept{times}", *others])
+
+
 def _show_plan(screen: Screen, made: Plan, explain: bool) -> None:
+    from qcc.api.contest import COMPETES, LEFT_OUT
+
     console = screen.console
     console.print(
         f"\nWould compile with {made.scheme} for {made.target}: "
         f"weights {size(made.float_bytes)} -> {size(made.bytes)}; nothing was written"
     )
     for decision in made.decisions:
-        if explain or decision.action in ("quantized", "skipped"):
+        if explain or decision.action in ("quantized", "skipped", COMPETES, LEFT_OUT):
             kernel = (
                 f"  [{made.kernels[decision.node]}]"
                 if decision.action == "quantized" and decision.node in made.kernels
@@ -208,9 +229,13 @@ def _show_plan(screen: Screen, made: Plan, explain: bool) -> None:
 
 def _plan_json(made: Plan) -> dict[str, Any]:
     """Any: plain JSON values."""
+    from qcc.api.contest import COMPETES, LEFT_OUT
+
+    backends = [d for d in made.decisions if d.action in (COMPETES, LEFT_OUT)]
     return {
         "dry_run": True,
         "backend": made.backend,
+        "backends": [{"backend": d.node, "competes": d.action == COMPETES, "reason": d.reason} for d in backends],
         "target": made.target,
         "scheme": made.scheme,
         "bytes": made.bytes,

@@ -113,8 +113,8 @@ def gemma(models: dict[str, Path]) -> Artifact:
 def logits(artifact: Artifact, prefill: int) -> np.ndarray:
     """Of all positions of `IDS`: some at once, the others one by one."""
     decoder = artifact.decoder(len(IDS))
-    first = decoder.step(IDS[:prefill], keep=range(prefill))
-    return np.concatenate([first, *[decoder.step([i]) for i in IDS[prefill:]]])
+    first = decoder.step(IDS[:prefill], keep=range(prefill)).copy()
+    return np.concatenate([first, *[decoder.step([i]).copy() for i in IDS[prefill:]]])
 
 
 @pytest.mark.parametrize(
@@ -129,6 +129,19 @@ def test_decoders_agree_with_the_other_backend(kind: str, scheme: str, group: in
     assert sides[1].language.cache_dtype == "float16"
     noise = float(np.abs(ours - theirs).max() / np.abs(theirs).max())
     assert noise < (1e-3 if scheme == "float" else 0.05), noise
+
+
+@pytest.mark.parametrize(("form", "dtype"), [("f32", "float32"), ("i8", "int8")])
+def test_caches_of_other_types(form: str, dtype: str, models: dict[str, Path], gemma: Artifact) -> None:
+    made = qcc.compile(models["llama"], scheme="float", backend="tvm", kv_cache=form)
+    exact = qcc.compile(models["llama"], scheme="float", backend="onnxruntime")
+    assert made.language.cache_dtype == dtype
+    ours, theirs = logits(made, 20), logits(exact, 20)
+    noise = float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+    assert noise < (1e-5 if form == "f32" else 0.1), noise
+    assert qcc.verify(made).ok
+    a_position = made.language.cache_bytes(1)
+    assert a_position == 2 * 2 * 2 * (16 * 4 if form == "f32" else 16 + 4)
 
 
 def test_steps_of_any_size_give_the_same(gemma: Artifact) -> None:

@@ -16,8 +16,8 @@ import pytest
 Command = Callable[..., Any]
 
 COMPILED_KEYS = {
-    "artifact", "backend", "target", "scheme", "bytes", "float_bytes", "bits_per_weight", "quantized", "skipped",
-    "sqnr_db", "max_abs_error", "ran_on", "not_run", "seconds", "peak_rss_bytes",
+    "artifact", "backend", "backends", "target", "scheme", "bytes", "float_bytes", "bits_per_weight", "quantized",
+    "skipped", "sqnr_db", "max_abs_error", "ran_on", "not_run", "seconds", "peak_rss_bytes",
 }  # fmt: skip
 
 

@@ -180,3 +180,26 @@ def test_a_dry_run_writes_nothing(qcc: Command, tmp_path: Path) -> None:
     done = qcc("compile", MODEL, "--scheme", "W4A16", "-o", tmp_path / "out.qcc", "--dry-run", "--json")
     assert (done.code, len(done.json["quantized"])) == (0, 42)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("form", ["f16", "i8"])
+def test_caches_are_rounded_as_asked(form: str, qcc: Command, tmp_path: Path) -> None:
+    flags = ("--scheme", "W8A16", "--backend", "onnxruntime", "--kv-cache", form)
+    made = qcc("compile", MODEL, *flags, "-o", tmp_path / "a.qcc", "--json")
+    manifest = json.loads((tmp_path / "a.qcc" / "manifest.json").read_text())
+    kept = [d for d in manifest["decisions"] if d["action"] == "cache"]
+    assert made.code == 0
+    assert len(kept) == 6 and all(d["reason"] == f"entries are kept in {form}" for d in kept)
+    assert manifest["options"]["kv_cache"] == form
+    assert f'cache = "{form}"' in (tmp_path / "a.qcc" / "module.mlir").read_text()
+
+
+@pytest.mark.parametrize(
+    ("model", "form", "reason"),
+    [(MODEL, "f8", "a cache of 'f8'"), (Path("examples/digits/digits.onnx"), "f16", "digits has no caches")],
+)
+def test_caches_that_cannot_be_are_refused(model: Path, form: str, reason: str, qcc: Command, tmp_path: Path) -> None:
+    made = qcc("compile", model, "--scheme", "W8A16", "--kv-cache", form, "-o", tmp_path / "a.qcc")
+    assert made.code == 2
+    assert reason in made.err
+    assert not (tmp_path / "a.qcc").exists()
