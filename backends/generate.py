@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from qcc.ir.errors import BadInput, MissingExtra
+from qcc.ir.memory import give_back_memory
 
 from .language import TOKENIZER, LanguageRecord
 from .sampling import Sampling
@@ -51,9 +52,11 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     except ImportError as error:
         raise MissingExtra("text needs the package tokenizers", hint='pip install "qcc[text]"') from error
     try:
-        return Tokenizer.from_file(str(folder / TOKENIZER))
+        made = Tokenizer.from_file(str(folder / TOKENIZER))
     except Exception as error:
         raise BadInput(f"{folder / TOKENIZER}: cannot be read: {error}", hint="compile the model again") from error
+    give_back_memory()  # of 320 MB that 262144 words take while they are read, 120 are needed
+    return made
 
 
 def encode(tokenizer: Tokenizer, text: str) -> list[int]:

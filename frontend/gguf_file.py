@@ -7,9 +7,7 @@ to. Kinds of block without a codec are decoded by the gguf package, and that is 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
-import gc
 import json
 from collections.abc import Generator
 from pathlib import Path
@@ -20,6 +18,7 @@ import numpy as np
 
 from qcc.ir.codecs import gguf as codec
 from qcc.ir.errors import BadInput, NotSupported
+from qcc.ir.memory import give_back_memory
 from qcc.ir.program import StoredCodes
 
 from . import gguf_guard
@@ -45,7 +44,7 @@ def open_gguf(path: str | Path) -> LanguageModel:
     settings = _generation(reader)
     config, tokenizer = _described(path, reader)
     reader.fields.clear()  # the vocabulary, string by string: more memory than a small network
-    _give_back_memory()
+    give_back_memory()
     with loading(path):
         module = empty_decoder(config)
     tensors = GgufTensors(reader, module, kind)
@@ -98,13 +97,6 @@ def _reader(path: Path) -> tuple[Any, str]:
     if "tokenizer.ggml.tokens" not in reader.fields:
         raise BadInput(f"{path}: no tokenizer in the file", hint="convert the model again, with its tokenizer")
     return reader, model_type(name)
-
-
-def _give_back_memory() -> None:
-    """Let the allocator return what it holds free, where it can: glibc keeps hundreds of megabytes of small pieces."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _described(path: Path, reader: Any) -> tuple[Any, Any]:

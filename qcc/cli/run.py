@@ -34,7 +34,7 @@ def command(
 ) -> None:
     """Run an artifact on the arrays of a file, or let a language model go on from a prompt."""
     del debug
-    from qcc import api
+    from qcc.backends.runtime import load  # and no compiler, which takes most of a second to import
     from qcc.ir.errors import BadInput
 
     screen = Screen(as_json=json, quiet=quiet)
@@ -44,7 +44,7 @@ def command(
         raise BadInput(
             "nothing to run on", hint="give --input X.npz --output Y.npz, or --prompt TEXT for a language model"
         )
-    loaded = api.load(artifact, threads=threads)
+    loaded = load(artifact, threads=threads)
     _say_where(loaded)
     if prompt is not None:
         sampling = loaded.sampling(temperature, top_k, top_p)

@@ -36,7 +36,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def compile_(gguf: Path, output: Path, *flags: str) -> dict[str, float]:
     """The JSON of `qcc compile` in a process of its own."""
-    command = [sys.executable, "-m", "qcc", "compile", str(gguf), "-o", str(output), *flags, "--json", "--quiet"]
+    named = () if "--backend" in flags else ("--backend", "onnxruntime")
+    command = [
+        sys.executable,
+        "-m",
+        "qcc",
+        "compile",
+        str(gguf),
+        "-o",
+        str(output),
+        *flags,
+        *named,
+        "--json",
+        "--quiet",
+    ]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -121,3 +134,43 @@ def test_its_ir_prints_and_parses_in_seconds(eight_bits: Artifact) -> None:
     module = text.parse(spelled)
     assert text.show(module) == spelled
     assert time.perf_counter() - begin <= 5
+
+
+TOLERANCE = 0.05
+"""What 16 bits of activations and float16 caches change of a logit at most; logits are up to 32."""
+
+
+@pytest.fixture(scope="module")
+def through_tvm(gguf: Path, folder: Path) -> Artifact:
+    pytest.importorskip("tvm_ffi")
+    compile_(gguf, folder / "tvm.qcc", "--scheme", "W8A16", "--backend", "tvm")
+    return load(folder / "tvm.qcc")
+
+
+def test_tvm_computes_what_is_defined(through_tvm: Artifact, gguf: Path, folder: Path) -> None:
+    """256 tokens, teacher forced: half in one step, half one by one, beside the decoded weights in ONNX Runtime."""
+    compile_(gguf, folder / "defined.qcc", "--scheme", "W8A16", "--kv-cache", "f16")
+    ids = through_tvm.tokenizer().encode(jargon()[:2000]).ids[:256]
+    sides: list[np.ndarray] = []
+    for artifact in (through_tvm, load(folder / "defined.qcc")):
+        decoder = artifact.decoder(len(ids))
+        first = decoder.step(ids[:128], keep=range(128)).copy()
+        sides.append(np.concatenate([first, *[decoder.step([i]).copy() for i in ids[128:]]]))
+    ours, defined = sides
+    assert len(ours) == 256
+    assert np.abs(ours - defined).max() <= TOLERANCE
+    ranked = np.sort(defined, axis=1)
+    other = ours.argmax(1) != defined.argmax(1)
+    assert ((ranked[:, -1] - ranked[:, -2])[other] <= TOLERANCE).all()
+
+
+def test_tvm_takes_little_memory_to_run(through_tvm: Artifact) -> None:
+    code = (
+        "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); "
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    command = ["qcc", "run", str(through_tvm.folder), "--prompt", PROMPT, "--max-new-tokens", "64", "--quiet"]
+    run = [sys.executable, "-c", code, sys.executable, "-m", *command]
+    peak = 1024 * int(subprocess.run(run, check=True, capture_output=True, text=True).stdout)
+    words = 25 << 20  # the tokenizers library keeps 100 MB of them; with a smaller vocabulary, 150 MiB do
+    assert peak <= through_tvm.manifest.bytes + through_tvm.language.cache_bytes(100) + (150 << 20) + words
