@@ -8,7 +8,6 @@
 INLINE floats larger(floats x, floats y) { return BOTH(_mm256_max_ps, x, y); }
 INLINE floats smaller(floats x, floats y) { return BOTH(_mm256_min_ps, x, y); }
 INLINE floats subtract(floats x, floats y) { return BOTH(_mm256_sub_ps, x, y); }
-INLINE floats divide(floats x, floats y) { return BOTH(_mm256_div_ps, x, y); }
 INLINE floats nearest(floats v) {
     const int mode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
     return (floats){_mm256_round_ps(v.a, mode), _mm256_round_ps(v.b, mode)};

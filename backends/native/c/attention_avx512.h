@@ -7,7 +7,6 @@
 INLINE floats larger(floats a, floats b) { return _mm512_max_ps(a, b); }
 INLINE floats smaller(floats a, floats b) { return _mm512_min_ps(a, b); }
 INLINE floats subtract(floats a, floats b) { return _mm512_sub_ps(a, b); }
-INLINE floats divide(floats a, floats b) { return _mm512_div_ps(a, b); }
 INLINE floats nearest(floats v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 /* v 2^n for a whole n */
 INLINE floats times_power(floats v, floats n) { return _mm512_scalef_ps(v, n); }

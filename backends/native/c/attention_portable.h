@@ -6,7 +6,6 @@ INLINE float4 chosen(int4 mask, float4 a, float4 b) { return (float4)(((int4)a &
 INLINE floats larger(floats a, floats b) { EACH(4) a.v[i] = chosen(a.v[i] > b.v[i], a.v[i], b.v[i]); return a; }
 INLINE floats smaller(floats a, floats b) { EACH(4) a.v[i] = chosen(a.v[i] < b.v[i], a.v[i], b.v[i]); return a; }
 INLINE floats subtract(floats a, floats b) { EACH(4) a.v[i] -= b.v[i]; return a; }
-INLINE floats divide(floats a, floats b) { EACH(4) a.v[i] /= b.v[i]; return a; }
 /* Adding and taking away 3 * 2^22 rounds half to even, as every sum of floats */
 INLINE floats nearest(floats a) {
     EACH(4) a.v[i] = a.v[i] + 0x1.8p23f - 0x1.8p23f;

@@ -19,6 +19,13 @@ INLINE void store_bytes(void *p, bytes64 v) {
     _mm256_storeu_si256((__m256i *)p, v.a);
     _mm256_storeu_si256((__m256i *)((char *)p + 32), v.b);
 }
+/* The first `count` of 64 bytes */
+INLINE void store_some(void *p, ints v, int count) {
+    if (count >= 64) {
+        _mm256_storeu_si256((__m256i *)p, v.a);
+        _mm256_storeu_si256((__m256i *)((char *)p + 32), v.b);
+    } else memcpy(p, &v, (size_t)count);
+}
 INLINE bytes64 set_bytes(int value) { return (bytes64){_mm256_set1_epi8((char)value), _mm256_set1_epi8((char)value)}; }
 INLINE __m256i moved_half(__m256i v, int left) {
     return left > 0 ? _mm256_slli_epi16(v, left) : left < 0 ? _mm256_srli_epi16(v, -left) : v;
@@ -81,6 +88,52 @@ INLINE ints load_i8(const void *p) {
 }
 INLINE ints add_ints(ints a, ints b) { return (ints){_mm256_add_epi32(a.a, b.a), _mm256_add_epi32(a.b, b.b)}; }
 INLINE ints mul_ints(ints a, ints b) { return (ints){_mm256_mullo_epi32(a.a, b.a), _mm256_mullo_epi32(a.b, b.b)}; }
+INLINE ints max_ints(ints a, ints b) { return (ints){_mm256_max_epi32(a.a, b.a), _mm256_max_epi32(a.b, b.b)}; }
+/* Lane 4 i + j from lane 4 j + i */
+INLINE ints turned(ints v) {
+    const __m256i places = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    return (ints){_mm256_permutevar8x32_epi32(_mm256_unpacklo_epi32(v.a, v.b), places),
+                  _mm256_permutevar8x32_epi32(_mm256_unpackhi_epi32(v.a, v.b), places)};
+}
+INLINE __m256i bytes_of_words(__m256i a, __m256i b) {
+    const __m256i places = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    return _mm256_permutevar8x32_epi32(_mm256_packs_epi16(a, b), places);
+}
+/* 64 numbers from -128 to 127 as bytes, in their order */
+INLINE ints narrow(ints a, ints b, ints c, ints d) {
+    return (ints){bytes_of_words(_mm256_packs_epi32(a.a, a.b), _mm256_packs_epi32(b.a, b.b)),
+                  bytes_of_words(_mm256_packs_epi32(c.a, c.b), _mm256_packs_epi32(d.a, d.b))};
+}
+INLINE void split_half(ints a, ints b, __m256i *high, __m256i *low) {
+    const __m256i v = _mm256_packs_epi32(a.a, a.b), w = _mm256_packs_epi32(b.a, b.b), half = _mm256_set1_epi16(128);
+    *high = bytes_of_words(_mm256_srai_epi16(_mm256_add_epi16(v, half), 8),
+                           _mm256_srai_epi16(_mm256_add_epi16(w, half), 8));
+    *low = bytes_of_words(_mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8), _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8));
+}
+/* 64 numbers from -2^15 to 127 * 257 as signed bytes: 256 high + low */
+INLINE void split(ints a, ints b, ints c, ints d, ints *high, ints *low) {
+    split_half(a, b, &high->a, &low->a);
+    split_half(c, d, &high->b, &low->b);
+}
+/* What lanes are joined to, those of one number beside each other: sum_8 and most_8 take two vectors, of a number each,
+   to 8 lanes for each number; sum_4 and most_4 two vectors of such, of 4 numbers, to 4 lanes; sum_1 and most_1 four
+   vectors, of 16 numbers, to one lane. */
+#define JOINED(name, join)                                                                                          \
+    INLINE ints name##_8(ints a, ints b) { return (ints){join(a.a, a.b), join(b.a, b.b)}; }                         \
+    INLINE __m256i name##_4_half(ints v) {                                                                          \
+        return join(_mm256_permute2x128_si256(v.a, v.b, 0x20), _mm256_permute2x128_si256(v.a, v.b, 0x31));          \
+    }                                                                                                               \
+    INLINE ints name##_4(ints a, ints b) { return (ints){name##_4_half(a), name##_4_half(b)}; }                     \
+    INLINE __m256i name##_1_half(__m256i a, __m256i b, __m256i c, __m256i d) {                                      \
+        const __m256 v = (__m256)join(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));                    \
+        const __m256 w = (__m256)join(_mm256_unpacklo_epi64(c, d), _mm256_unpackhi_epi64(c, d));                    \
+        return join((__m256i)_mm256_shuffle_ps(v, w, 0x88), (__m256i)_mm256_shuffle_ps(v, w, 0xdd));                \
+    }                                                                                                               \
+    INLINE ints name##_1(ints a, ints b, ints c, ints d) {                                                          \
+        return turned((ints){name##_1_half(a.a, b.a, c.a, d.a), name##_1_half(a.b, b.b, c.b, d.b)});                \
+    }
+JOINED(sum, _mm256_add_epi32)
+JOINED(most, _mm256_max_epi32)
 /* Four neighbouring activations in every lane */
 INLINE ints spread4(const int8_t *x) {
     int32_t four;
@@ -118,6 +171,27 @@ INLINE floats mul(floats a, floats b) { return (floats){_mm256_mul_ps(a.a, b.a),
 INLINE floats add(floats a, floats b) { return (floats){_mm256_add_ps(a.a, b.a), _mm256_add_ps(a.b, b.b)}; }
 INLINE floats fma_(floats a, floats b, floats c) {
     return (floats){_mm256_fmadd_ps(a.a, b.a, c.a), _mm256_fmadd_ps(a.b, b.b, c.b)};
+}
+INLINE floats divide(floats a, floats b) { return (floats){_mm256_div_ps(a.a, b.a), _mm256_div_ps(a.b, b.b)}; }
+/* Of two numbers the second where either is NaN */
+INLINE floats min_floats(floats a, floats b) { return (floats){_mm256_min_ps(a.a, b.a), _mm256_min_ps(a.b, b.b)}; }
+INLINE floats max_floats(floats a, floats b) { return (floats){_mm256_max_ps(a.a, b.a), _mm256_max_ps(a.b, b.b)}; }
+/* Half to even */
+INLINE ints to_ints(floats v) { return (ints){_mm256_cvtps_epi32(v.a), _mm256_cvtps_epi32(v.b)}; }
+INLINE floats as_floats(ints bits) { return (floats){_mm256_castsi256_ps(bits.a), _mm256_castsi256_ps(bits.b)}; }
+/* The bits of |v| */
+INLINE ints size_bits(floats v) {
+    const __m256i kept = _mm256_set1_epi32(0x7fffffff);
+    return (ints){_mm256_and_si256(_mm256_castps_si256(v.a), kept), _mm256_and_si256(_mm256_castps_si256(v.b), kept)};
+}
+/* The first `count` lanes of v, and of `other` the rest */
+INLINE floats keep_lanes(floats v, int count, floats other) {
+    if (count >= 16) return v;
+    const __m256i places = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    const __m256i a = _mm256_cmpgt_epi32(_mm256_set1_epi32(count), places);
+    const __m256i b = _mm256_cmpgt_epi32(_mm256_set1_epi32(count - 8), places);
+    return (floats){_mm256_blendv_ps(other.a, v.a, _mm256_castsi256_ps(a)),
+                    _mm256_blendv_ps(other.b, v.b, _mm256_castsi256_ps(b))};
 }
 INLINE floats load_f32(const void *p) { return (floats){_mm256_loadu_ps(p), _mm256_loadu_ps((const float *)p + 8)}; }
 INLINE floats load_f16(const void *p) {

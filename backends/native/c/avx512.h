@@ -65,6 +65,12 @@ INLINE bytes64 lookup(bytes64 codes, const uint8_t *table, int bits) {
 #endif
 }
 
+/* The first `count` of 64 bytes */
+INLINE void store_some(void *p, ints v, int count) {
+    if (count >= 64) _mm512_storeu_si512(p, v);
+    else _mm512_mask_storeu_epi8(p, (1ull << count) - 1, v);
+}
+
 /* Lanes of 32 bits */
 INLINE ints zero_ints(void) { return _mm512_setzero_si512(); }
 INLINE ints set_ints(int32_t value) { return _mm512_set1_epi32(value); }
@@ -73,6 +79,40 @@ INLINE ints load_u8(const void *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128
 INLINE ints load_i8(const void *p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)); }
 INLINE ints add_ints(ints a, ints b) { return _mm512_add_epi32(a, b); }
 INLINE ints mul_ints(ints a, ints b) { return _mm512_mullo_epi32(a, b); }
+INLINE ints max_ints(ints a, ints b) { return _mm512_max_epi32(a, b); }
+/* Lane 4 i + j from lane 4 j + i */
+INLINE ints turned(ints v) {
+    return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), v);
+}
+/* 64 numbers from -128 to 127 as bytes, in their order */
+INLINE ints narrow(ints a, ints b, ints c, ints d) {
+    return turned(_mm512_packs_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d)));
+}
+/* 64 numbers from -2^15 to 127 * 257 as signed bytes: 256 high + low */
+INLINE void split(ints a, ints b, ints c, ints d, ints *high, ints *low) {
+    const __m512i v = _mm512_packs_epi32(a, b), w = _mm512_packs_epi32(c, d), half = _mm512_set1_epi16(128);
+    *high = turned(_mm512_packs_epi16(_mm512_srai_epi16(_mm512_add_epi16(v, half), 8),
+                                      _mm512_srai_epi16(_mm512_add_epi16(w, half), 8)));
+    *low = turned(_mm512_packs_epi16(_mm512_srai_epi16(_mm512_slli_epi16(v, 8), 8),
+                                     _mm512_srai_epi16(_mm512_slli_epi16(w, 8), 8)));
+}
+/* What lanes are joined to, those of one number beside each other: sum_8 and most_8 take two vectors, of a number each,
+   to 8 lanes for each number; sum_4 and most_4 two vectors of such, of 4 numbers, to 4 lanes; sum_1 and most_1 four
+   vectors, of 16 numbers, to one lane. */
+#define JOINED(name, join)                                                                             \
+    INLINE ints name##_8(ints a, ints b) {                                                             \
+        return join(_mm512_shuffle_i32x4(a, b, 0x44), _mm512_shuffle_i32x4(a, b, 0xee));               \
+    }                                                                                                  \
+    INLINE ints name##_4(ints a, ints b) {                                                             \
+        return join(_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xdd));               \
+    }                                                                                                  \
+    INLINE ints name##_1(ints a, ints b, ints c, ints d) {                                             \
+        const __m512 v = (__m512)join(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));       \
+        const __m512 w = (__m512)join(_mm512_unpacklo_epi64(c, d), _mm512_unpackhi_epi64(c, d));       \
+        return turned(join((ints)_mm512_shuffle_ps(v, w, 0x88), (ints)_mm512_shuffle_ps(v, w, 0xdd))); \
+    }
+JOINED(sum, add_ints)
+JOINED(most, max_ints)
 /* Four neighbouring activations in every lane */
 INLINE ints spread4(const int8_t *x) {
     int32_t four;
@@ -94,6 +134,19 @@ INLINE floats to_floats(ints v) { return _mm512_cvtepi32_ps(v); }
 INLINE floats mul(floats a, floats b) { return _mm512_mul_ps(a, b); }
 INLINE floats add(floats a, floats b) { return _mm512_add_ps(a, b); }
 INLINE floats fma_(floats a, floats b, floats c) { return _mm512_fmadd_ps(a, b, c); }
+INLINE floats divide(floats a, floats b) { return _mm512_div_ps(a, b); }
+/* Of two numbers the second where either is NaN */
+INLINE floats min_floats(floats a, floats b) { return _mm512_min_ps(a, b); }
+INLINE floats max_floats(floats a, floats b) { return _mm512_max_ps(a, b); }
+/* Half to even */
+INLINE ints to_ints(floats v) { return _mm512_cvtps_epi32(v); }
+INLINE floats as_floats(ints bits) { return _mm512_castsi512_ps(bits); }
+/* The bits of |v| */
+INLINE ints size_bits(floats v) { return _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fffffff)); }
+/* The first `count` lanes of v, and of `other` the rest */
+INLINE floats keep_lanes(floats v, int count, floats other) {
+    return count >= 16 ? v : _mm512_mask_mov_ps(other, (__mmask16)((1u << count) - 1), v);
+}
 INLINE floats load_f32(const void *p) { return _mm512_loadu_ps(p); }
 INLINE floats load_f16(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
 INLINE floats load_bf16(const void *p) {

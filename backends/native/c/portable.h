@@ -9,6 +9,7 @@
 /* Four vectors of 16 bytes, which is what the least processor with vectors has. */
 typedef uint8_t byte16 __attribute__((vector_size(16)));
 typedef int16_t half8 __attribute__((vector_size(16)));
+typedef uint16_t half4 __attribute__((vector_size(8)));
 typedef int32_t int4 __attribute__((vector_size(16)));
 typedef int64_t long2 __attribute__((vector_size(16)));
 typedef float float4 __attribute__((vector_size(16)));
@@ -22,6 +23,11 @@ INLINE void prefetch_far(const void *p) { __builtin_prefetch(p, 0, 2); }
 /* Bytes */
 INLINE bytes64 load_bytes(const void *p) { bytes64 v; memcpy(&v, p, 64); return v; }
 INLINE void store_bytes(void *p, bytes64 v) { memcpy(p, &v, 64); }
+/* The first `count` of 64 bytes */
+INLINE void store_some(void *p, ints v, int count) {
+    if (count >= 64) memcpy(p, &v, 64);
+    else memcpy(p, &v, (size_t)count);
+}
 INLINE bytes64 set_bytes(int value) { bytes64 v; memset(&v, value, 64); return v; }
 /* (v >> count) & mask in every byte; whole lanes are shifted, and the mask drops what came from the next byte */
 INLINE bytes64 field(bytes64 v, int count, int mask) {
@@ -93,6 +99,58 @@ INLINE ints load_i8(const void *p) {
 }
 INLINE ints add_ints(ints a, ints b) { EACH(4) a.v[i] += b.v[i]; return a; }
 INLINE ints mul_ints(ints a, ints b) { EACH(4) a.v[i] *= b.v[i]; return a; }
+INLINE int4 add_quads(int4 a, int4 b) { return a + b; }
+INLINE int4 max_quads(int4 a, int4 b) { const int4 more = a > b; return (a & more) | (b & ~more); }
+INLINE ints max_ints(ints a, ints b) { EACH(4) a.v[i] = max_quads(a.v[i], b.v[i]); return a; }
+INLINE int4 low_bytes(ints v) {
+#ifdef __SSE2__
+    const half8 a = __builtin_ia32_packssdw128(v.v[0] << 24 >> 24, v.v[1] << 24 >> 24);
+    const half8 b = __builtin_ia32_packssdw128(v.v[2] << 24 >> 24, v.v[3] << 24 >> 24);
+    return (int4)__builtin_ia32_packsswb128(a, b);
+#else
+    byte16 low;
+    EACH(16) low[i] = (uint8_t)v.v[i / 4][i % 4];
+    return (int4)low;
+#endif
+}
+/* The low bytes of 64 numbers, in their order */
+INLINE ints narrow(ints a, ints b, ints c, ints d) {
+    const ints all[4] = {a, b, c, d};
+    ints bytes;
+    EACH(4) bytes.v[i] = low_bytes(all[i]);
+    return bytes;
+}
+/* 64 numbers from -2^15 to 127 * 257 as signed bytes: 256 high + low */
+INLINE void split(ints a, ints b, ints c, ints d, ints *high, ints *low) {
+    *low = narrow(a, b, c, d);
+    EACH(4) {
+        a.v[i] = (a.v[i] + 128) >> 8, b.v[i] = (b.v[i] + 128) >> 8;
+        c.v[i] = (c.v[i] + 128) >> 8, d.v[i] = (d.v[i] + 128) >> 8;
+    }
+    *high = narrow(a, b, c, d);
+}
+/* What lanes are joined to, those of one number beside each other: sum_8 and most_8 take two vectors, of a number each,
+   to 8 lanes for each number; sum_4 and most_4 two vectors of such, of 4 numbers, to 4 lanes; sum_1 and most_1 four
+   vectors, of 16 numbers, to one lane. */
+#define JOINED(name, join)                                                                               \
+    INLINE ints name##_8(ints a, ints b) {                                                               \
+        return (ints){{join(a.v[0], a.v[2]), join(a.v[1], a.v[3]),                                       \
+                       join(b.v[0], b.v[2]), join(b.v[1], b.v[3])}};                                     \
+    }                                                                                                    \
+    INLINE ints name##_4(ints a, ints b) {                                                               \
+        return (ints){{join(a.v[0], a.v[1]), join(a.v[2], a.v[3]),                                       \
+                       join(b.v[0], b.v[1]), join(b.v[2], b.v[3])}};                                     \
+    }                                                                                                    \
+    INLINE int4 name##_of_lanes(ints a) {                                                                \
+        int4 lane[4];                                                                                    \
+        EACH(4) lane[i] = (int4){a.v[0][i], a.v[1][i], a.v[2][i], a.v[3][i]};                            \
+        return join(join(lane[0], lane[1]), join(lane[2], lane[3]));                                     \
+    }                                                                                                    \
+    INLINE ints name##_1(ints a, ints b, ints c, ints d) {                                               \
+        return (ints){{name##_of_lanes(a), name##_of_lanes(b), name##_of_lanes(c), name##_of_lanes(d)}}; \
+    }
+JOINED(sum, add_quads)
+JOINED(most, max_quads)
 /* Four neighbouring activations in every lane */
 INLINE ints spread4(const int8_t *x) { int32_t four; memcpy(&four, x, 4); return set_ints(four); }
 /* Products of halves of 16 bits, summed in pairs: one instruction of SSE2, which every x86-64 has */
@@ -119,6 +177,25 @@ INLINE floats to_floats(ints a) { floats v; EACH(4) v.v[i] = __builtin_convertve
 INLINE floats mul(floats a, floats b) { EACH(4) a.v[i] *= b.v[i]; return a; }
 INLINE floats add(floats a, floats b) { EACH(4) a.v[i] += b.v[i]; return a; }
 INLINE floats fma_(floats a, floats b, floats c) { EACH(4) c.v[i] += a.v[i] * b.v[i]; return c; }
+INLINE floats divide(floats a, floats b) { EACH(4) a.v[i] /= b.v[i]; return a; }
+INLINE float4 pick(int4 mask, float4 yes, float4 no) { return (float4)(((int4)yes & mask) | ((int4)no & ~mask)); }
+/* Of two numbers the second where either is NaN */
+INLINE floats min_floats(floats a, floats b) { EACH(4) b.v[i] = pick(a.v[i] < b.v[i], a.v[i], b.v[i]); return b; }
+INLINE floats max_floats(floats a, floats b) { EACH(4) b.v[i] = pick(a.v[i] > b.v[i], a.v[i], b.v[i]); return b; }
+/* Of numbers below 2^22, half to even */
+INLINE ints to_ints(floats v) {
+    ints n;
+    EACH(4) n.v[i] = (int4)(v.v[i] + 0x1.8p23f) - 0x4b400000;
+    return n;
+}
+INLINE floats as_floats(ints bits) { floats v; memcpy(&v, &bits, 64); return v; }
+/* The bits of |v| */
+INLINE ints size_bits(floats v) { ints n; EACH(4) n.v[i] = (int4)v.v[i] & 0x7fffffff; return n; }
+/* The first `count` lanes of v, and of `other` the rest */
+INLINE floats keep_lanes(floats v, int count, floats other) {
+    EACH(4) v.v[i] = pick((int4){0, 1, 2, 3} + 4 * i < count, v.v[i], other.v[i]);
+    return v;
+}
 INLINE float from_bits(uint32_t bits) { float v; memcpy(&v, &bits, 4); return v; }
 INLINE floats load_f32(const void *p) { floats v; memcpy(&v, p, 64); return v; }
 INLINE float half_value(uint16_t h) {
@@ -135,11 +212,13 @@ INLINE floats load_f16(const void *p) {
     return v;
 }
 INLINE floats load_bf16(const void *p) {
-    floats v;
-    uint16_t half[16];
-    memcpy(half, p, 32);
-    EACH(16) v.v[i / 4][i % 4] = from_bits((uint32_t)half[i] << 16);
-    return v;
+    ints v;
+    EACH(4) {
+        half4 some;
+        memcpy(&some, (const char *)p + 8 * i, 8);
+        v.v[i] = __builtin_convertvector(some, int4) << 16;
+    }
+    return as_floats(v);
 }
 INLINE floats load_e8m0(const void *p) {
     floats v;

@@ -1,10 +1,6 @@
 /* What row kernels add to the vocabulary of `avx2.h`. */
 
-/* Of two numbers the second where either is NaN */
-INLINE floats min_floats(floats a, floats b) { return (floats){_mm256_min_ps(a.a, b.a), _mm256_min_ps(a.b, b.b)}; }
-INLINE floats max_floats(floats a, floats b) { return (floats){_mm256_max_ps(a.a, b.a), _mm256_max_ps(a.b, b.b)}; }
 INLINE floats sub(floats a, floats b) { return (floats){_mm256_sub_ps(a.a, b.a), _mm256_sub_ps(a.b, b.b)}; }
-INLINE floats divide(floats a, floats b) { return (floats){_mm256_div_ps(a.a, b.a), _mm256_div_ps(a.b, b.b)}; }
 /* c - a b */
 INLINE floats fnma_(floats a, floats b, floats c) {
     return (floats){_mm256_fnmadd_ps(a.a, b.a, c.a), _mm256_fnmadd_ps(a.b, b.b, c.b)};
@@ -28,7 +24,6 @@ INLINE floats round_floats(floats v) {
     return (floats){_mm256_round_ps(v.a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),
                     _mm256_round_ps(v.b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 }
-INLINE ints to_ints(floats v) { return (ints){_mm256_cvtps_epi32(v.a), _mm256_cvtps_epi32(v.b)}; }
 INLINE __m256 scaled_half(__m256 v, __m256 n) {
     const __m256i power = _mm256_cvtps_epi32(n), low = _mm256_srai_epi32(power, 1), bias = _mm256_set1_epi32(127);
     const __m256i high = _mm256_sub_epi32(power, low);
@@ -56,15 +51,6 @@ INLINE floats select_less(floats a, floats b, floats yes, floats no) {
 INLINE floats unless_nan(floats a, floats v) {
     return (floats){_mm256_blendv_ps(v.a, a.a, _mm256_cmp_ps(a.a, a.a, _CMP_UNORD_Q)),
                     _mm256_blendv_ps(v.b, a.b, _mm256_cmp_ps(a.b, a.b, _CMP_UNORD_Q))};
-}
-/* The first `count` lanes of v, and of `other` the rest */
-INLINE floats keep_lanes(floats v, int count, floats other) {
-    if (count >= 16) return v;
-    const __m256i places = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    const __m256i a = _mm256_cmpgt_epi32(_mm256_set1_epi32(count), places);
-    const __m256i b = _mm256_cmpgt_epi32(_mm256_set1_epi32(count - 8), places);
-    return (floats){_mm256_blendv_ps(other.a, v.a, _mm256_castsi256_ps(a)),
-                    _mm256_blendv_ps(other.b, v.b, _mm256_castsi256_ps(b))};
 }
 INLINE __m128 half_lanes(floats v, int most) {
     const __m256 a = most ? _mm256_max_ps(v.a, v.b) : _mm256_add_ps(v.a, v.b);

@@ -1,10 +1,6 @@
 /* What row kernels add to the vocabulary of `avx512.h`. */
 
-/* Of two numbers the second where either is NaN */
-INLINE floats min_floats(floats a, floats b) { return _mm512_min_ps(a, b); }
-INLINE floats max_floats(floats a, floats b) { return _mm512_max_ps(a, b); }
 INLINE floats sub(floats a, floats b) { return _mm512_sub_ps(a, b); }
-INLINE floats divide(floats a, floats b) { return _mm512_div_ps(a, b); }
 /* c - a b */
 INLINE floats fnma_(floats a, floats b, floats c) { return _mm512_fnmadd_ps(a, b, c); }
 INLINE floats negate(floats v) { return _mm512_xor_ps(v, _mm512_set1_ps(-0.0f)); }
@@ -15,7 +11,6 @@ INLINE floats copy_sign(floats size, floats sign) {
 INLINE floats sqrt_floats(floats v) { return _mm512_sqrt_ps(v); }
 /* Half to even */
 INLINE floats round_floats(floats v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-INLINE ints to_ints(floats v) { return _mm512_cvtps_epi32(v); }
 /* v 2^n for whole n */
 INLINE floats scale_by_power(floats v, floats n) { return _mm512_scalef_ps(v, n); }
 /* v = mantissa 2^exponent of v > 0: the mantissa in [1, 2) */
@@ -27,10 +22,6 @@ INLINE floats select_less(floats a, floats b, floats yes, floats no) {
 }
 /* v where a is a number, else a */
 INLINE floats unless_nan(floats a, floats v) { return _mm512_mask_mov_ps(v, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), a); }
-/* The first `count` lanes of v, and of `other` the rest */
-INLINE floats keep_lanes(floats v, int count, floats other) {
-    return count >= 16 ? v : _mm512_mask_mov_ps(other, (__mmask16)((1u << count) - 1), v);
-}
 INLINE __m128 half_lanes(__m512 v, int most) {
     __m256 a = _mm512_castps512_ps256(v), b = _mm512_extractf32x8_ps(v, 1);
     a = most ? _mm256_max_ps(a, b) : _mm256_add_ps(a, b);

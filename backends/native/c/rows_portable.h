@@ -1,11 +1,6 @@
 /* What row kernels add to the vocabulary of `portable.h`. */
 
-INLINE float4 pick(int4 mask, float4 yes, float4 no) { return (float4)(((int4)yes & mask) | ((int4)no & ~mask)); }
-/* Of two numbers the second where either is NaN */
-INLINE floats min_floats(floats a, floats b) { EACH(4) b.v[i] = pick(a.v[i] < b.v[i], a.v[i], b.v[i]); return b; }
-INLINE floats max_floats(floats a, floats b) { EACH(4) b.v[i] = pick(a.v[i] > b.v[i], a.v[i], b.v[i]); return b; }
 INLINE floats sub(floats a, floats b) { EACH(4) a.v[i] -= b.v[i]; return a; }
-INLINE floats divide(floats a, floats b) { EACH(4) a.v[i] /= b.v[i]; return a; }
 /* c - a b */
 INLINE floats fnma_(floats a, floats b, floats c) { EACH(4) c.v[i] -= a.v[i] * b.v[i]; return c; }
 INLINE floats negate(floats v) { EACH(4) v.v[i] = -v.v[i]; return v; }
@@ -22,12 +17,6 @@ INLINE floats round_floats(floats v) {
         v.v[i] = pick(size < 0x1p22f, whole, v.v[i]);
     }
     return v;
-}
-/* Of numbers below 2^22 */
-INLINE ints to_ints(floats v) {
-    ints n;
-    EACH(4) n.v[i] = (int4)(v.v[i] + 0x1.8p23f) - 0x4b400000;
-    return n;
 }
 /* v 2^n for whole n from -252 to 254, in two steps so that no power is out of range */
 INLINE floats scale_by_power(floats v, floats n) {
@@ -54,11 +43,6 @@ INLINE floats select_less(floats a, floats b, floats yes, floats no) {
 }
 /* v where a is a number, else a */
 INLINE floats unless_nan(floats a, floats v) { EACH(4) v.v[i] = pick(a.v[i] == a.v[i], v.v[i], a.v[i]); return v; }
-/* The first `count` lanes of v, and of `other` the rest */
-INLINE floats keep_lanes(floats v, int count, floats other) {
-    EACH(4) v.v[i] = pick((int4){0, 1, 2, 3} + 4 * i < count, v.v[i], other.v[i]);
-    return v;
-}
 INLINE float sum_lanes(floats v) {
     const float4 four = (v.v[0] + v.v[2]) + (v.v[1] + v.v[3]);
     return (four[0] + four[2]) + (four[1] + four[3]);
