@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from xdsl.ir import SSAValue
@@ -67,13 +68,36 @@ class Language:
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer into an artifact."""
-        (folder / TOKENIZER).write_text(self.tokenizer, encoding="utf-8")
+        (folder / TOKENIZER).write_text(quick_to_read(self.tokenizer), encoding="utf-8")
 
     def load_tokenizer(self) -> Tokenizer:
         """The tokenizer itself."""
         from tokenizers import Tokenizer
 
         return Tokenizer.from_str(self.tokenizer)
+
+
+def quick_to_read(tokenizer: str) -> str:
+    """The same tokenizer, whose pairs to merge are written as one text each: the library reads half a million in 0.5 s
+    less than as lists. Pairs that hold a space, which parts them, stay lists.
+    """
+    told: Any = json.loads(tokenizer)  # Any: whatever a tokenizer.json holds
+    match told:
+        case {"model": {"merges": [*pairs]} as model} if pairs and all(
+            _is_pair(p) for p in cast("list[object]", pairs)
+        ):
+            model["merges"] = [" ".join(pair) for pair in cast("list[list[str]]", pairs)]
+            return json.dumps(told, ensure_ascii=False)
+        case _:
+            return tokenizer
+
+
+def _is_pair(pair: object) -> bool:
+    match pair:
+        case [str(first), str(second)]:
+            return " " not in first + second
+        case _:
+            return False
 
 
 def capture_language(path: Path, folder: Path) -> tuple[Program, Language]:
