@@ -31,8 +31,12 @@ def lower(op: OnnxOp, lowering: Lowering) -> None:
     if known is not None:
         lowering.known[op.results[0]] = known
         return
-    if lowering.blocks.keeps(op) or lowering.lazy.takes(op):
-        return
+    if not lowering.blocks.keeps(op) and not lowering.lazy.takes(op):
+        eager(op, lowering)
+
+
+def eager(op: OnnxOp, lowering: Lowering) -> None:
+    """Compute the results of `op` where it stands."""
     inputs = [None if v is None else lowering.operand(op, v) for v in op.slots]
     if op.op_type in _BROADCAST:
         inputs = agreeing(inputs, lowering)
