@@ -17,6 +17,7 @@ from qcc.backends.native.isa import Isa
 from qcc.backends.native.linear import generate, pack
 from qcc.ir import types
 from qcc.ir.dialects.q import Conv, Embedding, Linear, Weight, part
+from qcc.ir.errors import NotSupported
 from qcc.ir.expand import expand_one
 from qcc.ir.kernel_task import Assignment, Picker, cheapest
 from qcc.ir.program import Program, stored_value
@@ -122,10 +123,17 @@ def _expanded(program: Program) -> Program:
 
 
 def _compile(lowered: Lowered, library: Path) -> None:
-    """TVM's part and the C functions, each compiled once for all networks, in one shared library."""
+    """TVM's part and the C functions, each compiled once for all networks, in one shared library.
+
+    `NotSupported` where TVM fails on a network that it has a form for: another backend may not.
+    """
     with ThreadPoolExecutor(2) as pool:
         objects = pool.map(Function.compile, [f for f in lowered.functions if f.text])
-        compiled = tvm().compile(_fused(_with_step(lowered)), target_of("host"))
+        try:
+            compiled = tvm().compile(_fused(_with_step(lowered)), target_of("host"))
+        except (RuntimeError, ValueError, TypeError) as error:  # TVM raises those of Python
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1][:300]
+            raise NotSupported(f"TVM does not compile the network: {reason}", hint="--backend onnxruntime") from error
         compiled.export_library(str(library), addons=[str(path) for path in [*objects, runtime()]])
 
 

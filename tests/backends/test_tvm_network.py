@@ -266,3 +266,15 @@ def test_chains_end_where_a_value_is_read_twice() -> None:
         op = next(op for op in subject.body.ops if isinstance(op, Conv))
         chain = chain_of(op.results[0], subject)
         assert len([o for o in chain.operations if isinstance(o, OnnxOp)]) == operations, rest
+
+
+@needs_tvm
+def test_what_tvm_fails_to_compile_is_not_supported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Another backend may take the network: `--backend auto` goes on with it."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("Traceback\nInternalError: a loop has no end")
+
+    monkeypatch.setattr(toolchain.tvm(), "compile", fail)
+    with pytest.raises(NotSupported, match="TVM does not compile the network: InternalError: a loop has no end"):
+        built(convolutions(), tmp_path)
