@@ -140,7 +140,7 @@ class Lowering:
                 case Linear():
                     quantized.linear(op, self)
                 case Embedding():
-                    self.values[op.results[0]] = quantized.embedding(op, self)
+                    quantized.embedding(op, self)
                 case Conv():
                     self.blocks.conv(op)
                 case Quantize():

@@ -15,13 +15,15 @@ from qcc.backends.native.emit_linear import LinearText
 from qcc.backends.native.linear import Fixed, Packed
 from qcc.backends.native.linear_group import Member, group_function
 from qcc.backends.native.linear_spec import Activation, LinearSpec
+from qcc.ir.dialects.onnx import OnnxOp
 from qcc.ir.dialects.q import Embedding, Linear, Quantize, QuantizedOp, Weight, part
 from qcc.ir.errors import NotSupported
 from qcc.ir.format import Format
 from qcc.ir.infer import constant_of
+from qcc.ir.program import Program
+from qcc.ir.rewrite import rank_of, scalar_of
 from qcc.ir.types import QuantizedType
 
-from .toolchain import Tvm
 from .wrappers import Float, Int32
 
 if TYPE_CHECKING:
@@ -89,10 +91,14 @@ def _codes(op: QuantizedOp) -> str:
     return part(owner.weight, "codes")
 
 
-def embedding(op: Embedding, lowering: Lowering) -> Tvm:
-    """`y[..., D] = table[indices]` in float32; the table lies as its linear operation reads it, where it has one."""
+def embedding(op: Embedding, lowering: Lowering) -> None:
+    """`y[..., D] = table[indices]` in float32; the table lies as its linear operation reads it, where it has one.
+
+    A number that all of it is multiplied with, and nothing else reads it, is a factor of the kernel.
+    """
     table = lowering.packed[op.node]
-    spec = EmbeddingSpec.of(table.text)
+    scaled = scaling(op, lowering.program)
+    spec = EmbeddingSpec.of(table.text, 1.0 if scaled is None else scaled[1])
     places = lowering.tensor(op.operands[0])
     extents = lowering.dims(op.operands[0])
     assert extents is not None
@@ -102,7 +108,23 @@ def embedding(op: Embedding, lowering: Lowering) -> Tvm:
     numbers = [math.prod(extents, start=1), Float(table.packed.alpha)]
     missing = f"{op.where()}: an index is not in the table of {spec.linear.n}"
     function = embedding_function(spec, lowering.isa)
-    return lowering.call(function, [places, data], ([*extents, spec.linear.k], "float32"), numbers, refusal=missing)
+    result = ([*extents, spec.linear.k], "float32")
+    made = lowering.call(function, [places, data], result, numbers, refusal=missing)
+    lowering.values[op.results[0] if scaled is None else scaled[0].results[0]] = made
+    if scaled is not None:
+        lowering.blocks.covered.add(scaled[0])
+
+
+def scaling(op: Embedding, program: Program) -> tuple[OnnxOp, float] | None:
+    """The one reader of an embedding where it multiplies with a number, and that."""
+    use = op.results[0].get_unique_use()
+    reader = None if use is None else use.operation
+    if not isinstance(reader, OnnxOp) or reader.name != "onnx.Mul" or reader.parent is not op.parent:
+        return None
+    other = reader.operands[1 if reader.operands[0] is op.results[0] else 0]
+    number = scalar_of(other, program)
+    fits = number is not None and math.isfinite(number) and rank_of(other) in (0, 1)
+    return (reader, number) if fits and number is not None else None
 
 
 def table_spec(op: QuantizedOp) -> LinearSpec:

@@ -199,3 +199,40 @@ def test_a_cache_that_others_read_is_refused(tmp_path: Path) -> None:
     returned.operands[2] = returned.operands[1]
     with pytest.raises(NotSupported, match="the longer cache is no output of the network, or others read it"):
         built(subject, tmp_path)
+
+
+SCALED = """
+%w = q.weight "table" : !q.tensor<tensor<30x64xf32>, "i8, f32 per 32">
+%e = q.embedding "look up"(%i, %w) : tensor<?x64xf32, #onnx.dims<"n,">>
+%f = onnx.Constant() {value = #onnx.tensor<tensor<f32>, "7.5">} : tensor<f32>
+%y = onnx.Mul "scale"(%e, OTHER) : tensor<?x64xf32, #onnx.dims<"n,">>
+"""
+
+
+@pytest.mark.parametrize(
+    ("other", "outputs", "taken"), [("%f", ("y",), True), ("%f", ("y", "e"), False), ("%e", ("y",), False)]
+)
+def test_an_embedding_and_its_scale(other: str, outputs: tuple[str, ...], taken: bool, tmp_path: Path) -> None:
+    """A number that nothing but the table is multiplied with is part of the look-up; what is read twice is not."""
+    from qcc.backends.tvm.quantized import scaling
+    from qcc.ir.dialects.q import Embedding
+    from qcc.ir.format import Format
+    from qcc.ir.quantize import quantize
+
+    rows = '#onnx.dims<"n,">'
+    subject = program(
+        {"i": 'tensor<?xi64, #onnx.dims<"n">>'},
+        SCALED.replace("OTHER", other),
+        dict.fromkeys(outputs, f"tensor<?x64xf32, {rows}>"),
+    )
+    value = quantize(
+        np.random.default_rng(0).standard_normal((30, 64)).astype(np.float32), Format.parse("i8, f32 per 32")
+    )
+    for name, array in value.parts.items():
+        subject.weights[f"table.{name}"] = array
+    (op,) = [op for op in subject.body.ops if isinstance(op, Embedding)]
+    assert (scaling(op, subject) is not None) == taken
+    feeds = {"i": np.array([0, 29, -1, 7])}
+    found, wanted = built(subject, tmp_path).run(feeds), Reference(subject).run(feeds)
+    for name, array in wanted.items():
+        np.testing.assert_array_equal(found[name], array)
