@@ -109,30 +109,34 @@ def lower(op: Attention, lowering: Lowering) -> None:
         op.heads, size, op.kv_heads, form, causal=True, window=op.window or None, softcap=op.softcap or None,
         scale=op.scale,
     )  # fmt: skip
-    arrays = {name: lowering.tensor(v) for name, v in zip("qkv", (before.q, before.k, op.operands[2]), strict=True)}
-    flat = {
-        name: _flat(x, heads * size, lowering) for (name, x), heads in zip(arrays.items(), _counts(op), strict=True)
-    }
-    caches = [lowering.values[v] for v in op.operands[3:5]]
-    scales = [lowering.scales[v] for v in op.operands[3:5]] if form == "i8" else []
-    names = before.heads.names(spec)
-    rest = dict(zip(names[len(names) - len(before.weights) :], before.weights, strict=True))
-    more = [lowering.tensor(v) for v in rest.values()]
-    batch, queries = (extents_of(flat["q"]) or [])[:2]
-    angles = next((extents_of(x) for n, x in zip(rest, more, strict=True) if n == "cos"), None)
-    capacity = (extents_of(caches[0]) or [])[2]
-    by = [heads * size for heads in _counts(op)]
-    numbers = [batch, queries, capacity, *by, _table_step(angles, batch, queries)]
-    inputs = [*flat.values(), *caches, *scales, lowering.tensor(op.operands[5]), *more]
+    widths = [heads * size for heads in (op.heads, op.kv_heads, op.kv_heads)]
+    q, *others = (lowering.tensor(v) for v in (before.q, before.k, op.operands[2]))
+    q = _flat(q, widths[0], lowering)
+    batch, queries = (extents_of(q) or [])[:2]
+    new = [
+        q,
+        *(lowering.agreed(_flat(x, w, lowering), [batch, queries, w]) for x, w in zip(others, widths[1:], strict=True)),
+    ]
+    capacity = (extents_of(lowering.values[op.operands[3]]) or [])[2]
+    held = [lowering.agreed(lowering.values[v], [batch, op.kv_heads, capacity, size]) for v in op.operands[3:5]]
+    scales = [
+        lowering.agreed(lowering.scales[v], [batch, op.kv_heads, capacity]) for v in op.operands[3:5] if form == "i8"
+    ]
+    norms, angles = before.weights[: len(before.weights) - 2], before.weights[len(before.weights) - 2 :]
+    if not before.heads.rotated:
+        norms, angles = before.weights, ()
+    tables = [lowering.tensor(v) for v in angles]
+    rows = (extents_of(tables[0]) or [])[0] if tables else 1
+    shared = isinstance(rows, int) and rows == 1
+    wanted = [1 if shared else batch, queries, before.heads.rotated // 2]
+    more = [*map(lowering.tensor, norms), *(lowering.agreed(x, wanted) for x in tables)]
+    numbers = [batch, queries, capacity, *widths, 0 if shared else queries]
+    inputs = [*new, *held, *scales, lowering.tensor(op.operands[5]), *more]
     function = cached_attention_function(spec, before.heads, lowering.isa)
-    changed = range(3, 3 + len(caches) + len(scales))
+    changed = range(3, 3 + len(held) + len(scales))
     lowering.values[op.results[0]] = lowering.call(
         function, inputs, ([batch, queries, op.heads * size], "float32"), numbers, refusal=FULL, changed=changed
     )
-
-
-def _counts(op: Attention) -> tuple[int, int, int]:
-    return op.heads, op.kv_heads, op.kv_heads
 
 
 def _flat(x: Tvm, width: int, lowering: Lowering) -> Tvm:
@@ -141,12 +145,6 @@ def _flat(x: Tvm, width: int, lowering: Lowering) -> Tvm:
     if len(extents) == 3:
         return x
     return lowering.emit(lowering.relax.op.reshape(x, [*extents[:2], width]))
-
-
-def _table_step(angles: list[Any] | None, batch: Any, queries: Any) -> Any:
-    """Tokens from the angles of a row to those of the next. Any: int, or an expression of TVM's."""
-    one = angles is None or (isinstance(angles[0], int) and angles[0] == 1)
-    return 0 if one else queries
 
 
 def _rotation(x: SSAValue, heads: int) -> OnnxOp | None:

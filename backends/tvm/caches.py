@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qcc.backends.native.memory import aligned
+from qcc.ir.errors import BadInput
 
 DTYPES = {"f32": "float32", "f16": "float16", "i8": "int8"}
 """What entries of a cache are kept in."""
@@ -39,8 +40,13 @@ class Held:
 
     @staticmethod
     def of(caches: Sequence[Cache], given: Mapping[str, np.ndarray], more: int) -> Held:
-        """Caches that hold float32 arrays, by name, and have room for `more` entries."""
+        """Caches that hold float32 arrays, by name, and have room for `more` entries. `BadInput` for other shapes."""
         first = given[caches[0].past].shape
+        for cache in caches:
+            if (shape := given[cache.past].shape) != first:
+                raise BadInput(
+                    f"{cache.past!r} is {list(shape)}, {caches[0].past!r} is {list(first)}", hint="caches of one length"
+                )
         held = Held.empty(caches, (*first[:2], first[2] + more, *first[3:]))
         scales = iter(held.scales)
         for cache, entries in zip(caches, held.entries, strict=True):

@@ -192,6 +192,17 @@ def test_inputs_that_do_not_fit_the_cache(gemma: Artifact) -> None:
         gemma({**feeds, "input_ids": np.zeros((2, 4), np.int64)})
 
 
+@pytest.mark.parametrize("name", ["k", "v", "past_value"])
+def test_operands_of_other_lengths_are_refused(name: str, tmp_path: Path) -> None:
+    """Nothing is read behind what there is."""
+    case = Case()
+    feeds, runner = case.feeds(), built(attention(case), tmp_path)
+    shorter = feeds[name][:, :-1] if name in "kv" else feeds[name][:, :, :-1]
+    with pytest.raises(BadInput, match=r"does not run on these inputs|caches of one length"):
+        runner.run({**feeds, name: np.ascontiguousarray(shorter)})
+    runner.run(feeds)
+
+
 def test_a_cache_that_others_read_is_refused(tmp_path: Path) -> None:
     subject = attention(Case())
     returned = subject.body.last_op
