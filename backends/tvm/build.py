@@ -131,7 +131,7 @@ def _compile(lowered: Lowered, library: Path) -> None:
         objects = pool.map(Function.compile, [f for f in lowered.functions if f.text])
         try:
             compiled = tvm().compile(_fused(_with_step(lowered)), target_of("host"))
-        except (RuntimeError, ValueError, TypeError) as error:  # TVM raises those of Python
+        except tvm().error.InternalError as error:  # one of its own checks; what else goes wrong is ours
             reason = (str(error).strip().splitlines() or [type(error).__name__])[-1][:300]
             raise NotSupported(f"TVM does not compile the network: {reason}", hint="--backend onnxruntime") from error
         compiled.export_library(str(library), addons=[str(path) for path in [*objects, runtime()]])

@@ -273,8 +273,14 @@ def test_what_tvm_fails_to_compile_is_not_supported(monkeypatch: pytest.MonkeyPa
     """Another backend may take the network: `--backend auto` goes on with it."""
 
     def fail(*_: object) -> None:
-        raise RuntimeError("Traceback\nInternalError: a loop has no end")
+        raise toolchain.tvm().error.InternalError("Traceback\nInternalError: a loop has no end")
+
+    def slip(*_: object) -> None:
+        raise TypeError("a slip of ours")
 
     monkeypatch.setattr(toolchain.tvm(), "compile", fail)
     with pytest.raises(NotSupported, match="TVM does not compile the network: InternalError: a loop has no end"):
+        built(convolutions(), tmp_path)
+    monkeypatch.setattr(toolchain.tvm(), "compile", slip)
+    with pytest.raises(TypeError, match="a slip of ours"):
         built(convolutions(), tmp_path)
