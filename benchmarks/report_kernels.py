@@ -215,7 +215,7 @@ def decoding_section(result: dict[str, Any]) -> str:
         f"the same token likeliest {agreed['same_top1']} times; where they do not, the margin of the first over the "
         f"second is at most {agreed['widest_margin_where_not']:.2f}, and logits differ by up to "
         f"{agreed['largest_difference']:.2f}. Activations are rounded to 8 bits, and some lie close to the middle of "
-        "two codes: the reference differs from itself as much when it computes a prompt in other pieces.",
+        f"two codes: ONNX Runtime is {agreed['itself_db']:.1f} dB from itself where it takes all of it in one step.",
         "",
         "Where the time goes, on one thread:",
         "",
