@@ -4,7 +4,7 @@
 
 Every round runs, in turn and each after a rest: a prompt through each side from an empty
 cache, then 32 single tokens; what is timed is the network, not tokenizing or sampling. Sides are the artifacts of both
-backends in W8A8_GROUP, which keeps the codes of the file (so the bytes read are those of llama.cpp), one of 4 bits,
+backends in W8A8_GROUP, which keeps the codes of the file (TVM reads the bytes that llama.cpp reads), one of 4 bits,
 and llama.cpp (xllamacpp). The limit is what memory gives, read in the same rounds in the best form that the probe
 found, over the bytes of weights that a token reads. In the same run the logits of both backends are compared, teacher
 forced over 256 tokens; `--part agreement` measures that anew and leaves the rest of the result as it is. Memory and the
